@@ -1,0 +1,1 @@
+//! Nodes and pods made of network namespaces and veths.
