@@ -1,1 +1,8 @@
+//! Portcullis: network policy for Kubernetes pods, enforced by BPF programs on their host veths.
+//!
+//! Pure rooms (no I/O, no clock): [`model`], `convert`, `index`, `evaluate`, `compile`, `state`, `endpoints`. Doors, each
+//! the only one to know its library: `manifests`, `netlink`, `dataplane`, `server`, `metrics`, `cli`; `reconcile` and
+//! `app` join them. ARCHITECTURE.md draws the way of the data.
 
+pub mod index;
+pub mod model;
