@@ -1,0 +1,9 @@
+//! The tables that the packet programs decide with: what they should hold, what they hold, and the ordered way from one
+//! to the other.
+
+pub mod desired;
+
+pub use desired::{
+    ClassId, Desired, EndpointPolicy, LocalId, PeerEntry, PortClass, ProfileId, RuleCause, RuleIdentity, RuleNumber,
+    ServiceKeyPort, ServiceNumber, ServiceReach, SetId, TableVerdict,
+};
