@@ -56,6 +56,9 @@ impl Namespace {
             namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
             namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_ra"), "0")?;
         }
+        // The kernel limits ICMP errors to each host, redirects included: a refusal would look like a denial.
+        namespace.sysctl("net/ipv4/icmp_ratemask", "0")?;
+        namespace.sysctl("net/ipv6/icmp/ratelimit", "0")?;
         namespace.ip(["link set lo up"])?;
         Ok(namespace)
     }

@@ -60,9 +60,13 @@ pub struct TestbedOptions {
     /// Whether bridged frames pass iptables (`net.bridge.bridge-nf-call-iptables` and its siblings). kube-proxy needs
     /// it in the bridged shape. Without effect on a kernel that has no br_netfilter.
     pub br_netfilter: bool,
-    /// Whether `cbr0` is promiscuous, as kubenet's is.
+    /// Whether `cbr0` is promiscuous. kubenet's is by default, for pods that reach themselves through a Service; with
+    /// br_netfilter that has not worked since Linux 6.9 (commit 751de2012eaf): a frame that was translated inside the
+    /// bridge is forwarded and also goes up through the bridge, that copy without its connection-tracking entry, so
+    /// that it arrives twice, once with its source not masqueraded.
     pub promiscuous_bridge: bool,
-    /// Whether the ports of `cbr0` send frames back where they came from (`hairpinMode` of the CNI's bridge plugin).
+    /// Whether the ports of `cbr0` send frames back where they came from (`hairpinMode` of the CNI's bridge
+    /// plugin, `--hairpin-mode=hairpin-veth` of kubenet); pods reach themselves through a Service only with it.
     pub hairpin_ports: bool,
     /// Address families.
     pub families: Families,
@@ -82,8 +86,8 @@ impl Default for TestbedOptions {
             nodes: 2,
             shape: Shape::Routed,
             br_netfilter: true,
-            promiscuous_bridge: true,
-            hairpin_ports: false,
+            promiscuous_bridge: false,
+            hairpin_ports: true,
             families: Families::Dual,
             mtu: 1500,
             veth_names: VethNames::Azure,

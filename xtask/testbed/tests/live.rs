@@ -1,5 +1,11 @@
 //! The testbed itself, on real namespaces. Needs root.
 
+#![expect(
+    clippy::unwrap_used,
+    clippy::expect_used,
+    reason = "helpers of tests fail by panicking, as tests do"
+)]
+
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
@@ -283,7 +289,7 @@ fn dropped_packets_time_out() {
     bed.node(0)
         .namespace()
         .nft(&format!(
-            "table inet block {{ chain forward {{ type filter hook forward priority 0; oifname {} drop; }} }}",
+            "table inet block {{ chain forward {{ type filter hook forward priority 0; oifname {} drop; }}; }}",
             near.veth()
         ))
         .expect("a drop rule");
@@ -335,7 +341,8 @@ fn streams_notice_a_break_and_its_end() {
         "{report:?}"
     );
 
-    let block = "table inet block { chain forward { type filter hook forward priority 0; drop; } }";
+    let block =
+        "table inet block { chain forward { type filter hook forward priority 0; drop; }; }";
     bed.node(1).namespace().nft(block).expect("a drop rule");
     stream
         .exchange(Duration::from_millis(100))
