@@ -152,9 +152,30 @@ struct Rules<'a> {
     local_backends: Vec<SocketAddr>,
 }
 
+/// What becomes of connections that no backend may have.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Unserved {
+    /// There is no backend at all.
+    Refused,
+    /// There are backends on other nodes, and this node is to have none of theirs.
+    Dropped,
+}
+
 impl Rules<'_> {
     fn pod_range(&self) -> &'static str {
         if self.v4 { POD_RANGE_V4 } else { POD_RANGE_V6 }
+    }
+
+    /// What becomes of connections to the node port and external addresses, where it is not to be served.
+    fn verdict_on_external(&self) -> Option<Unserved> {
+        match (
+            self.backends.is_empty(),
+            self.external_backends().is_empty(),
+        ) {
+            (true, _) => Some(Unserved::Refused),
+            (false, true) => Some(Unserved::Dropped),
+            (false, false) => None,
+        }
     }
 
     /// Backends of node port and external addresses.

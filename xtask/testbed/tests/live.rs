@@ -10,8 +10,9 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use portcullis_testbed::{
-    Outcome, Pod, PodOptions, Probe, Protocol, Proxy, Service, Shape, Stream, Testbed,
-    TestbedOptions, UdpStream, leftovers_after, probe, probe_all,
+    ExternalTrafficPolicy, Families, Outcome, Pod, PodOptions, Probe, Process, Protocol, Proxy,
+    Service, Shape, Stream, Testbed, TestbedOptions, UdpStream, VethNames, br_netfilter_available,
+    leftovers_after, probe, probe_all,
 };
 
 const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
@@ -254,7 +255,7 @@ fn backends_are_taken_in_turn() {
 
 #[test]
 fn node_ports_masquerade_unless_local() {
-    use portcullis_testbed::ExternalTrafficPolicy::{Cluster, Local};
+    use ExternalTrafficPolicy::{Cluster, Local};
     let (bed, _client, near, _far) = three_pods(TestbedOptions::default());
     let outside = bed.outside().v4().unwrap();
     let node = bed.node(0).v4().unwrap();
@@ -280,6 +281,110 @@ fn node_ports_masquerade_unless_local() {
             seen.octets(),
             "the source that the backend sees, {policy:?}"
         );
+    }
+}
+
+#[test]
+fn local_traffic_policy_drops_where_no_backend_is() {
+    for proxy in [Proxy::IptablesNft, Proxy::Nftables] {
+        let (bed, _client, near, far) = three_pods(TestbedOptions {
+            proxy,
+            ..TestbedOptions::default()
+        });
+        let service = Service::new("s")
+            .backend(&near, 80)
+            .node_port(30_080)
+            .external_traffic_policy(ExternalTrafficPolicy::Local);
+        bed.service(service).expect("a service");
+        let answer = Outcome::Answered("y/near".into());
+        let mut rows = Vec::new();
+        for (node, outside) in [
+            (bed.node(0), answer.clone()),
+            (bed.node(1), Outcome::Timeout),
+        ] {
+            for address in node.addresses() {
+                rows.push((
+                    Probe::new(bed.outside(), address, Protocol::Tcp, 30_080),
+                    outside.clone(),
+                ));
+                rows.push((
+                    Probe::new(&far, address, Protocol::Tcp, 30_080),
+                    answer.clone(),
+                ));
+            }
+        }
+        expect_all(&format!("{proxy:?}"), &rows);
+    }
+}
+
+#[test]
+fn bridges_bypass_iptables_unless_told() {
+    if !br_netfilter_available() {
+        return;
+    }
+    for br_netfilter in [true, false] {
+        let (bed, client, near, far) = three_pods(TestbedOptions {
+            br_netfilter,
+            ..TestbedOptions::shaped(Shape::Bridged)
+        });
+        bed.service(
+            Service::new("near")
+                .vip(VIP_V4)
+                .port(Protocol::Udp, 8080)
+                .backend(&near, 80),
+        )
+        .expect("a service");
+        bed.service(
+            Service::new("far")
+                .vip(VIP_V4)
+                .port(Protocol::Udp, 8081)
+                .backend(&far, 80),
+        )
+        .expect("a service");
+        let from_far = probe(&client, VIP_V4, Protocol::Udp, 8081);
+        assert!(from_far.is_answer_of("y/far"), "{from_far:?}");
+        // Without br_netfilter the answer takes the short way, and comes from an address that the client never asked.
+        let from_near = probe(&client, VIP_V4, Protocol::Udp, 8080);
+        assert_eq!(
+            from_near.is_answer_of("y/near"),
+            br_netfilter,
+            "{from_near:?}"
+        );
+    }
+}
+
+#[test]
+fn a_testbed_may_have_one_family() {
+    for (families, v4) in [(Families::V4, true), (Families::V6, false)] {
+        for shape in [Shape::Routed, Shape::Bridged] {
+            let (bed, client, _near, far) = three_pods(TestbedOptions {
+                families,
+                mtu: 1400,
+                veth_names: VethNames::Random,
+                ..TestbedOptions::shaped(shape)
+            });
+            assert_eq!(
+                (client.v4().is_ok(), client.v6().is_ok()),
+                (v4, !v4),
+                "{families:?}"
+            );
+            assert!(client.veth().starts_with("veth"), "{}", client.veth());
+            assert!(
+                client
+                    .namespace()
+                    .tool("ip", &["link", "show", "eth0"])
+                    .unwrap()
+                    .contains("mtu 1400")
+            );
+            for to in [&*far, bed.outside(), &**bed.node(0)] {
+                assert_eq!(to.addresses().len(), 1, "{families:?}: {to:?}");
+                let address = to.addresses()[0];
+                assert_eq!(
+                    probe(&client, address, Protocol::Icmp, 0),
+                    Outcome::Answered(address.to_string())
+                );
+            }
+        }
     }
 }
 
@@ -564,4 +669,70 @@ fn a_panic_leaves_nothing_behind() {
         portcullis_testbed::leftovers_of(&id.recv().unwrap()),
         Vec::<String>::new()
     );
+}
+
+/// Set in the process that [`a_killed_process_leaves_nothing_behind`] starts, to run [`victim`].
+const VICTIM: &str = "PORTCULLIS_TESTBED_VICTIM";
+
+#[test]
+fn victim() {
+    if std::env::var_os(VICTIM).is_none() {
+        return;
+    }
+    let bed = Testbed::new(TestbedOptions {
+        nodes: 1,
+        ..TestbedOptions::default()
+    })
+    .expect("the testbed");
+    // The thread that asks for the process ends before the process does.
+    let asked = std::thread::scope(|scope| {
+        let sleep = || {
+            let mut command = bed.node(0).command("sleep");
+            command.arg("1000");
+            bed.node(0).spawn(command)
+        };
+        scope.spawn(sleep).join()
+    });
+    let process: Process = asked.expect("no panic").expect("started");
+    assert!(
+        process.wait(Duration::from_millis(100)).is_err(),
+        "it ended with the thread that asked for it"
+    );
+    eprintln!("VICTIM {} {}", process.id(), bed.node(0).namespace().path());
+    loop {
+        std::thread::park();
+    }
+}
+
+#[test]
+fn a_killed_process_leaves_nothing_behind() {
+    use std::io::{BufRead, BufReader};
+    let mut killed = std::process::Command::new(std::env::current_exe().unwrap())
+        .args(["victim", "--exact", "--nocapture"])
+        .env(VICTIM, "1")
+        .stdout(std::process::Stdio::null())
+        .stderr(std::process::Stdio::piped())
+        .spawn()
+        .expect("started");
+    let line = BufReader::new(killed.stderr.take().unwrap())
+        .lines()
+        .map(|line| line.expect("a line"))
+        .find_map(|line| line.split_once("VICTIM ").map(|(_, rest)| rest.to_owned()))
+        .expect("the victim's line");
+    let (process, namespace) = line.split_once(' ').expect("a process and a namespace");
+    let inode = std::fs::read_link(namespace).expect("the victim's namespace");
+    let sleeping =
+        std::fs::read_link(format!("/proc/{process}/ns/net")).expect("the victim's process");
+    assert_eq!(sleeping, inode, "the process runs in the node's namespace");
+    killed.kill().expect("killed");
+    killed.wait().expect("waited for");
+    let deadline = std::time::Instant::now() + 5 * SECOND;
+    // The orphan may be listed, without a namespace, until its new parent has waited for it.
+    while std::fs::read_link(format!("/proc/{process}/ns/net")).is_ok_and(|is| is == inode) {
+        assert!(
+            std::time::Instant::now() < deadline,
+            "process {process} outlives the one that started it"
+        );
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{ExternalTrafficPolicy, Masquerade, Rules, Split};
+use super::{ExternalTrafficPolicy, Masquerade, Rules, Split, Unserved};
 use crate::Namespace;
 
 /// Built-in chains (with the chain of ours to which each leads) of the nat and the filter table.
@@ -153,7 +153,7 @@ fn service_rules(table: &mut Table, rules: &Rules<'_>) {
             table.rule(&ext, "-m addrtype --src-type LOCAL -j KUBE-MARK-MASQ");
             table.rule(&ext, &format!("-m addrtype --src-type LOCAL -j {svc}"));
             table.rule(&ext, &format!("-j {svl}"));
-            spread(table, &svl, rules, &rules.local_backends);
+            spread(table, &svl, rules, rules.external_backends());
         }
     }
     spread(table, &svc, rules, &rules.backends);
@@ -198,7 +198,7 @@ fn endpoint_chain(rules: &Rules<'_>, backend: &SocketAddr) -> String {
     )
 }
 
-/// Refuses what goes to a Service without backends.
+/// Refuses, or drops, what goes to a Service without backends.
 fn filter_rules(table: &mut Table, v4: bool, rules: &[Rules<'_>]) {
     table.chain("KUBE-SERVICES");
     let with = if v4 {
@@ -206,19 +206,34 @@ fn filter_rules(table: &mut Table, v4: bool, rules: &[Rules<'_>]) {
     } else {
         "icmp6-port-unreachable"
     };
-    for rules in rules.iter().filter(|rules| rules.backends.is_empty()) {
+    let refuse = format!("REJECT --reject-with {with}");
+    for rules in rules {
         let service = rules.service;
-        for address in rules.vips.iter().chain(&rules.external_ips) {
-            let port = format!("-p {0} -m {0} --dport {1}", service.protocol, service.port);
+        let port = |port: u16| format!("-p {0} -m {0} --dport {port}", service.protocol);
+        if rules.backends.is_empty() {
+            for vip in &rules.vips {
+                table.rule(
+                    "KUBE-SERVICES",
+                    &format!("-d {vip} {} -j {refuse}", port(service.port)),
+                );
+            }
+        }
+        let external = match rules.verdict_on_external() {
+            None => continue,
+            Some(Unserved::Refused) => refuse.as_str(),
+            Some(Unserved::Dropped) => "DROP",
+        };
+        for address in &rules.external_ips {
             table.rule(
                 "KUBE-SERVICES",
-                &format!("-d {address} {port} -j REJECT --reject-with {with}"),
+                &format!("-d {address} {} -j {external}", port(service.port)),
             );
         }
         if let Some(node_port) = service.node_port {
-            let port = format!("-p {0} -m {0} --dport {node_port}", service.protocol);
-            let rule =
-                format!("-m addrtype --dst-type LOCAL {port} -j REJECT --reject-with {with}");
+            let rule = format!(
+                "-m addrtype --dst-type LOCAL {} -j {external}",
+                port(node_port)
+            );
             table.rule("KUBE-SERVICES", &rule);
         }
     }

@@ -6,7 +6,7 @@ use std::net::SocketAddr;
 
 use anyhow::Result;
 
-use super::{ExternalTrafficPolicy, Masquerade, Rules, Split};
+use super::{ExternalTrafficPolicy, Masquerade, Rules, Split, Unserved};
 use crate::Namespace;
 
 /// Replaces the whole of our table in one transaction.
@@ -30,15 +30,31 @@ fn table(family: &str, rules: &[Rules<'_>]) -> String {
     let mut chains = String::new();
     for rules in rules {
         let (key, service) = (&rules.key, rules.service);
+        if let Some(verdict) = rules.verdict_on_external() {
+            let verdict = if verdict == Unserved::Dropped {
+                "drop"
+            } else {
+                "goto reject-chain"
+            };
+            let at = |address| {
+                format!(
+                    "{address} . {} . {} : {verdict}",
+                    service.protocol, service.port
+                )
+            };
+            refused.extend(rules.external_ips.iter().map(at));
+            let at = |port| format!("{} . {port} : {verdict}", service.protocol);
+            refused_ports.extend(service.node_port.map(at));
+        }
         let at = |address: &std::net::IpAddr| {
             format!("{address} . {} . {}", service.protocol, service.port)
         };
         if rules.backends.is_empty() {
-            refused.extend(rules.vips.iter().chain(&rules.external_ips).map(&at));
-            refused_ports.extend(
-                service
-                    .node_port
-                    .map(|port| format!("{} . {port}", service.protocol)),
+            refused.extend(
+                rules
+                    .vips
+                    .iter()
+                    .map(|vip| format!("{} : goto reject-chain", at(vip))),
             );
             continue;
         }
@@ -69,8 +85,9 @@ fn table(family: &str, rules: &[Rules<'_>]) -> String {
         "table {family} kube-proxy {{
 map service-ips {{ type {address} . inet_proto . inet_service : verdict; {services} }}
 map service-nodeports {{ type inet_proto . inet_service : verdict; {ports} }}
-set no-endpoint-services {{ type {address} . inet_proto . inet_service; {refused} }}
-set no-endpoint-nodeports {{ type inet_proto . inet_service; {refused_ports} }}
+map no-endpoint-services {{ type {address} . inet_proto . inet_service : verdict; {refused} }}
+map no-endpoint-nodeports {{ type inet_proto . inet_service : verdict; {refused_ports} }}
+chain reject-chain {{ reject; }}
 chain mark-for-masquerade {{ meta mark set meta mark or 0x4000; }}
 chain masquerading {{
 meta mark & 0x4000 == 0 return
@@ -83,8 +100,8 @@ chain services {{
 fib daddr type local meta l4proto . th dport vmap @service-nodeports
 }}
 chain no-endpoints {{
-{family} daddr . meta l4proto . th dport @no-endpoint-services reject
-fib daddr type local meta l4proto . th dport @no-endpoint-nodeports reject
+{family} daddr . meta l4proto . th dport vmap @no-endpoint-services
+fib daddr type local meta l4proto . th dport vmap @no-endpoint-nodeports
 }}
 chain filter-input {{ type filter hook input priority -110; ct state new jump no-endpoints; }}
 chain filter-forward {{ type filter hook forward priority -110; ct state new jump no-endpoints; }}
