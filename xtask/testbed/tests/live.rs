@@ -609,10 +609,25 @@ fn programs_run_in_the_nodes_namespace() {
     let mut lasting = node.command("sleep");
     lasting.arg("1000");
     let lasting = node.spawn(lasting).expect("started");
+    let pod = bed.add_pod(0, "x/pod", serving_all()).expect("a pod");
+    let mut in_pod = pod.command("sleep");
+    in_pod.arg("1000");
+    let in_pod = pod.spawn(in_pod).expect("started");
+
+    // The pod's handle keeps its namespace and its node's, and nothing else.
     let found = leftovers_after(bed);
     assert!(
+        found.iter().all(|what| what.contains(" (descriptor ")),
+        "{found:?}"
+    );
+    assert_eq!(found.len(), 2, "{found:?}");
+    assert!(
+        in_pod.try_wait().expect("its status").is_some(),
+        "a process outlives its testbed"
+    );
+    assert!(
         lasting.try_wait().expect("its status").is_some(),
-        "a process outlives its testbed: {found:?}"
+        "a process outlives its testbed"
     );
 }
 
