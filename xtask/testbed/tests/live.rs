@@ -120,8 +120,29 @@ fn everybody_reaches_everybody(shape: Shape) {
         }
     }
     expect_all("everybody reaches everybody", &rows);
+
+    let idle = bed
+        .add_pod(1, "z/idle", PodOptions::default())
+        .expect("a pod that serves nothing");
+    let refused: Vec<_> = idle
+        .addresses()
+        .into_iter()
+        .flat_map(|address| {
+            PROTOCOLS[..3]
+                .iter()
+                .map(move |(protocol, port)| (address, *protocol, *port))
+        })
+        .map(|(address, protocol, port)| {
+            (
+                Probe::new(&client, address, protocol, port),
+                Outcome::Refused,
+            )
+        })
+        .collect();
+    expect_all("a pod that serves nothing refuses", &refused);
+    drop(idle);
     drop((client, near, far));
-    drop(rows);
+    drop((rows, refused));
     assert_eq!(leftovers_after(bed), Vec::<String>::new(), "left behind");
 }
 
