@@ -36,9 +36,7 @@ impl Frame {
     /// The Ethertype, host byte order; 0 when the frame is too short to have one.
     #[must_use]
     pub fn ethertype(&self) -> u16 {
-        self.bytes
-            .get(12..14)
-            .map_or(0, |two| u16::from_be_bytes([two[0], two[1]]))
+        self.bytes.get(12..14).map_or(0, |two| u16::from_be_bytes([two[0], two[1]]))
     }
 
     /// What follows the Ethernet header.
@@ -52,8 +50,7 @@ impl Capture {
     pub(crate) fn start(namespace: &Namespace, interface: &str) -> Result<Self> {
         let socket = namespace.run(|| {
             // Protocol 0 receives nothing until bind says which interface is meant.
-            let socket = Socket::new(Domain::PACKET, Type::RAW, None)
-                .context("cannot open a packet socket")?;
+            let socket = Socket::new(Domain::PACKET, Type::RAW, None).context("cannot open a packet socket")?;
             socket.set_recv_buffer_size(QUEUE_BYTES)?;
             socket
                 .bind(&link_address(interface, libc::ETH_P_ALL)?)
@@ -69,29 +66,17 @@ impl Capture {
     /// When the interface has gone down or away.
     pub fn next(&self, timeout: Duration) -> Result<Option<Frame>> {
         // A timeout of zero would mean forever.
-        self.socket
-            .set_read_timeout(Some(timeout.max(Duration::from_micros(1))))?;
+        self.socket.set_read_timeout(Some(timeout.max(Duration::from_micros(1))))?;
         let mut buffer = vec![MaybeUninit::uninit(); FRAME_BYTES];
         match self.socket.recv_from(&mut buffer) {
             Ok((length, from)) => {
                 // SAFETY: the kernel has written the first `length` bytes.
-                let bytes = buffer[..length]
-                    .iter()
-                    .map(|byte| unsafe { byte.assume_init() })
-                    .collect();
+                let bytes = buffer[..length].iter().map(|byte| unsafe { byte.assume_init() }).collect();
                 // SAFETY: a packet socket's peer address is a sockaddr_ll, for which SockAddr has room.
                 let link = unsafe { &*from.as_ptr().cast::<libc::sockaddr_ll>() };
-                Ok(Some(Frame {
-                    bytes,
-                    outgoing: link.sll_pkttype == libc::PACKET_OUTGOING,
-                }))
+                Ok(Some(Frame { bytes, outgoing: link.sll_pkttype == libc::PACKET_OUTGOING }))
             }
-            Err(error)
-                if matches!(
-                    error.kind(),
-                    std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-                ) =>
-            {
+            Err(error) if matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut) => {
                 Ok(None)
             }
             Err(error) => Err(error).context("cannot receive from a packet socket"),
@@ -102,11 +87,7 @@ impl Capture {
     ///
     /// # Errors
     /// As [`Self::next`].
-    pub fn next_matching(
-        &self,
-        timeout: Duration,
-        wanted: impl Fn(&Frame) -> bool,
-    ) -> Result<Option<Frame>> {
+    pub fn next_matching(&self, timeout: Duration, wanted: impl Fn(&Frame) -> bool) -> Result<Option<Frame>> {
         let deadline = Instant::now() + timeout;
         loop {
             let left = deadline.saturating_duration_since(Instant::now());
@@ -122,11 +103,8 @@ impl Capture {
 /// Sends one frame out of `interface` of `namespace`.
 pub(crate) fn inject(namespace: &Namespace, interface: &str, frame: &[u8]) -> Result<()> {
     namespace.run(|| {
-        let socket =
-            Socket::new(Domain::PACKET, Type::RAW, None).context("cannot open a packet socket")?;
-        let ethertype = frame
-            .get(12..14)
-            .map_or(0, |two| i32::from(u16::from_be_bytes([two[0], two[1]])));
+        let socket = Socket::new(Domain::PACKET, Type::RAW, None).context("cannot open a packet socket")?;
+        let ethertype = frame.get(12..14).map_or(0, |two| i32::from(u16::from_be_bytes([two[0], two[1]])));
         socket
             .send_to(frame, &link_address(interface, ethertype)?)
             .with_context(|| format!("cannot send {} bytes out of {interface}", frame.len()))?;
@@ -135,8 +113,7 @@ pub(crate) fn inject(namespace: &Namespace, interface: &str, frame: &[u8]) -> Re
 }
 
 fn link_address(interface: &str, protocol: i32) -> Result<SockAddr> {
-    let index = nix::net::if_::if_nametoindex(interface)
-        .with_context(|| format!("no interface {interface}"))?;
+    let index = nix::net::if_::if_nametoindex(interface).with_context(|| format!("no interface {interface}"))?;
     let mut storage = SockAddrStorage::zeroed();
     // SAFETY: sockaddr_ll is one of the addresses that the storage is made for.
     let link = unsafe { storage.view_as::<libc::sockaddr_ll>() };

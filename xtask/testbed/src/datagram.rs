@@ -9,8 +9,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd};
 
 use anyhow::{Context, Result};
 use nix::sys::socket::{
-    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt,
-    sockopt,
+    ControlMessage, ControlMessageOwned, MsgFlags, SockaddrStorage, recvmsg, sendmsg, setsockopt, sockopt,
 };
 use socket2::{Domain, Protocol, Socket, Type};
 
@@ -34,15 +33,9 @@ pub(crate) struct Received {
 impl DatagramSocket {
     /// A UDP socket of one family on `port`, in the calling thread's namespace.
     pub(crate) fn udp(v4: bool, port: u16) -> Result<Self> {
-        let any = if v4 {
-            IpAddr::V4(Ipv4Addr::UNSPECIFIED)
-        } else {
-            IpAddr::V6(Ipv6Addr::UNSPECIFIED)
-        };
+        let any = if v4 { IpAddr::V4(Ipv4Addr::UNSPECIFIED) } else { IpAddr::V6(Ipv6Addr::UNSPECIFIED) };
         let made = Self::new(v4, Type::DGRAM, Protocol::UDP)?;
-        made.socket
-            .bind(&SocketAddr::new(any, port).into())
-            .with_context(|| format!("cannot bind UDP port {port}"))?;
+        made.socket.bind(&SocketAddr::new(any, port).into()).with_context(|| format!("cannot bind UDP port {port}"))?;
         Ok(made)
     }
 
@@ -53,8 +46,8 @@ impl DatagramSocket {
 
     fn new(v4: bool, kind: Type, protocol: Protocol) -> Result<Self> {
         let domain = if v4 { Domain::IPV4 } else { Domain::IPV6 };
-        let socket = Socket::new(domain, kind, Some(protocol))
-            .with_context(|| format!("cannot open a {kind:?} socket"))?;
+        let socket =
+            Socket::new(domain, kind, Some(protocol)).with_context(|| format!("cannot open a {kind:?} socket"))?;
         if v4 {
             setsockopt(&socket, sockopt::Ipv4PacketInfo, &true)?;
         } else {
@@ -65,11 +58,7 @@ impl DatagramSocket {
             setsockopt(&socket, sockopt::Ipv6RecvPacketInfo, &true)?;
         }
         socket.set_nonblocking(true)?;
-        Ok(Self {
-            socket,
-            v4,
-            headers: v4 && kind == Type::RAW,
-        })
+        Ok(Self { socket, v4, headers: v4 && kind == Type::RAW })
     }
 
     /// The next packet; fails with `WouldBlock` when there is none.
@@ -77,20 +66,14 @@ impl DatagramSocket {
         let mut buffer = vec![0u8; BUFFER_BYTES];
         let mut control = nix::cmsg_space!(libc::in6_pktinfo, libc::in_pktinfo);
         let mut slices = [IoSliceMut::new(&mut buffer)];
-        let message = recvmsg::<SockaddrStorage>(
-            self.socket.as_raw_fd(),
-            &mut slices,
-            Some(&mut control),
-            MsgFlags::empty(),
-        )?;
+        let message =
+            recvmsg::<SockaddrStorage>(self.socket.as_raw_fd(), &mut slices, Some(&mut control), MsgFlags::empty())?;
         let peer = message.address.ok_or(nix::errno::Errno::EDESTADDRREQ)?;
         let local = message.cmsgs()?.find_map(|control| match control {
-            ControlMessageOwned::Ipv4PacketInfo(info) => Some(IpAddr::V4(Ipv4Addr::from(
-                info.ipi_addr.s_addr.to_ne_bytes(),
-            ))),
-            ControlMessageOwned::Ipv6PacketInfo(info) => {
-                Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr)))
+            ControlMessageOwned::Ipv4PacketInfo(info) => {
+                Some(IpAddr::V4(Ipv4Addr::from(info.ipi_addr.s_addr.to_ne_bytes())))
             }
+            ControlMessageOwned::Ipv6PacketInfo(info) => Some(IpAddr::V6(Ipv6Addr::from(info.ipi6_addr.s6_addr))),
             _ => None,
         });
         let length = message.bytes;
@@ -99,11 +82,7 @@ impl DatagramSocket {
             let header = usize::from(buffer.first().copied().unwrap_or(0) & 0x0f) * 4;
             buffer.drain(..header.min(length));
         }
-        Ok(Received {
-            payload: buffer,
-            peer,
-            local,
-        })
+        Ok(Received { payload: buffer, peer, local })
     }
 
     /// Sends `payload` back to where `received` came from, from the address to which it was sent.
@@ -111,34 +90,17 @@ impl DatagramSocket {
         let slices = [IoSlice::new(payload)];
         let socket = self.socket.as_raw_fd();
         let send = |controls: &[ControlMessage<'_>]| {
-            sendmsg(
-                socket,
-                &slices,
-                controls,
-                MsgFlags::empty(),
-                Some(&received.peer),
-            )
-            .map(drop)
+            sendmsg(socket, &slices, controls, MsgFlags::empty(), Some(&received.peer)).map(drop)
         };
         match received.local {
             Some(IpAddr::V4(local)) if self.v4 => {
-                let source = libc::in_addr {
-                    s_addr: u32::from_ne_bytes(local.octets()),
-                };
-                let info = libc::in_pktinfo {
-                    ipi_ifindex: 0,
-                    ipi_spec_dst: source,
-                    ipi_addr: libc::in_addr { s_addr: 0 },
-                };
+                let source = libc::in_addr { s_addr: u32::from_ne_bytes(local.octets()) };
+                let info =
+                    libc::in_pktinfo { ipi_ifindex: 0, ipi_spec_dst: source, ipi_addr: libc::in_addr { s_addr: 0 } };
                 send(&[ControlMessage::Ipv4PacketInfo(&info)])
             }
             Some(IpAddr::V6(local)) if !self.v4 => {
-                let info = libc::in6_pktinfo {
-                    ipi6_addr: libc::in6_addr {
-                        s6_addr: local.octets(),
-                    },
-                    ipi6_ifindex: 0,
-                };
+                let info = libc::in6_pktinfo { ipi6_addr: libc::in6_addr { s6_addr: local.octets() }, ipi6_ifindex: 0 };
                 send(&[ControlMessage::Ipv6PacketInfo(&info)])
             }
             _ => send(&[]),

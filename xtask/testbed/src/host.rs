@@ -38,12 +38,7 @@ impl std::fmt::Debug for Inner {
 }
 
 impl Host {
-    pub(crate) fn new(
-        name: &str,
-        namespace: Namespace,
-        interface: &str,
-        addresses: Vec<IpAddr>,
-    ) -> Self {
+    pub(crate) fn new(name: &str, namespace: Namespace, interface: &str, addresses: Vec<IpAddr>) -> Self {
         Self(Arc::new(Inner {
             name: name.to_owned(),
             namespace,
@@ -84,13 +79,10 @@ impl Host {
     /// # Errors
     /// When it has none.
     pub fn v4(&self) -> Result<Ipv4Addr> {
-        let found = self
-            .addresses()
-            .into_iter()
-            .find_map(|address| match address {
-                IpAddr::V4(v4) => Some(v4),
-                IpAddr::V6(_) => None,
-            });
+        let found = self.addresses().into_iter().find_map(|address| match address {
+            IpAddr::V4(v4) => Some(v4),
+            IpAddr::V6(_) => None,
+        });
         found.with_context(|| format!("{} has no IPv4 address", self.name()))
     }
 
@@ -99,13 +91,10 @@ impl Host {
     /// # Errors
     /// When it has none.
     pub fn v6(&self) -> Result<Ipv6Addr> {
-        let found = self
-            .addresses()
-            .into_iter()
-            .find_map(|address| match address {
-                IpAddr::V6(v6) => Some(v6),
-                IpAddr::V4(_) => None,
-            });
+        let found = self.addresses().into_iter().find_map(|address| match address {
+            IpAddr::V6(v6) => Some(v6),
+            IpAddr::V4(_) => None,
+        });
         found.with_context(|| format!("{} has no IPv6 address", self.name()))
     }
 
@@ -116,11 +105,7 @@ impl Host {
     /// When `ip` refuses it.
     pub fn add_address(&self, address: IpAddr) -> Result<()> {
         let nodad = if address.is_ipv6() { " nodad" } else { "" };
-        self.namespace().ip([format!(
-            "addr add {}{nodad} dev {}",
-            host_prefix(address),
-            self.interface()
-        )])?;
+        self.namespace().ip([format!("addr add {}{nodad} dev {}", host_prefix(address), self.interface())])?;
         lock(&self.0.addresses).push(address);
         Ok(())
     }
@@ -130,18 +115,12 @@ impl Host {
     /// # Errors
     /// When it is not there.
     pub fn del_address(&self, address: IpAddr) -> Result<()> {
-        let shown = self
-            .namespace()
-            .tool("ip", &["-o", "addr", "show", "dev", self.interface()])?;
+        let shown = self.namespace().tool("ip", &["-o", "addr", "show", "dev", self.interface()])?;
         let prefix = shown
             .split_whitespace()
-            .find(|word| {
-                word.split_once('/')
-                    .is_some_and(|(a, _)| a.parse() == Ok(address))
-            })
+            .find(|word| word.split_once('/').is_some_and(|(a, _)| a.parse() == Ok(address)))
             .with_context(|| format!("{} has no address {address}", self.name()))?;
-        self.namespace()
-            .ip([format!("addr del {prefix} dev {}", self.interface())])?;
+        self.namespace().ip([format!("addr del {prefix} dev {}", self.interface())])?;
         lock(&self.0.addresses).retain(|have| *have != address);
         Ok(())
     }
@@ -154,15 +133,8 @@ impl Host {
     pub fn serve(&self, protocol: Protocol, port: u16) -> Result<()> {
         let mut servers = lock(&self.0.servers);
         if protocol == Protocol::Sctp {
-            if !servers
-                .iter()
-                .any(|server| server.protocol == Protocol::Sctp)
-            {
-                servers.push(Server::start_sctp(
-                    self.namespace(),
-                    self.name(),
-                    Arc::clone(&self.0.sctp_ports),
-                )?);
+            if !servers.iter().any(|server| server.protocol == Protocol::Sctp) {
+                servers.push(Server::start_sctp(self.namespace(), self.name(), Arc::clone(&self.0.sctp_ports))?);
             }
             if !lock(&self.0.sctp_ports).insert(port) {
                 bail!("{} serves {protocol} port {port} already", self.name());
@@ -245,12 +217,7 @@ impl Host {
             nix::ifaddrs::getifaddrs()?
                 .filter(|entry| entry.interface_name == interface)
                 .find_map(|entry| entry.address?.as_link_addr()?.addr())
-                .with_context(|| {
-                    format!(
-                        "{} has no interface {interface} with a MAC address",
-                        self.name()
-                    )
-                })
+                .with_context(|| format!("{} has no interface {interface} with a MAC address", self.name()))
         })
     }
 
@@ -261,18 +228,13 @@ impl Host {
             loop {
                 let running = nix::ifaddrs::getifaddrs()?.any(|entry| {
                     entry.interface_name == interface
-                        && entry
-                            .flags
-                            .contains(nix::net::if_::InterfaceFlags::IFF_RUNNING)
+                        && entry.flags.contains(nix::net::if_::InterfaceFlags::IFF_RUNNING)
                 });
                 if running {
                     return Ok(());
                 }
                 if Instant::now() >= deadline {
-                    bail!(
-                        "{interface} of {} has no carrier after {LINK_UP:?}",
-                        self.name()
-                    );
+                    bail!("{interface} of {} has no carrier after {LINK_UP:?}", self.name());
                 }
                 std::thread::sleep(Duration::from_millis(1));
             }

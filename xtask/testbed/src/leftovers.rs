@@ -26,15 +26,9 @@ static KNOWN: Mutex<Vec<Known>> = Mutex::new(Vec::new());
 
 /// Notes a namespace that was just made.
 pub(crate) fn register(name: &str, namespace: BorrowedFd<'_>) -> Result<()> {
-    let inode = nix::sys::stat::fstat(namespace)
-        .context("cannot stat a namespace")?
-        .st_ino;
+    let inode = nix::sys::stat::fstat(namespace).context("cannot stat a namespace")?.st_ino;
     let cookie = cookie_of_namespace(namespace).unwrap_or(inode);
-    lock(&KNOWN).push(Known {
-        name: name.to_owned(),
-        inode,
-        cookie,
-    });
+    lock(&KNOWN).push(Known { name: name.to_owned(), inode, cookie });
     Ok(())
 }
 
@@ -64,18 +58,12 @@ pub fn leftovers_of(id: &str) -> Vec<String> {
 }
 
 fn look(id: &str) -> Vec<String> {
-    let prefix = if id.is_empty() {
-        "pc".to_owned()
-    } else {
-        format!("pc{}-", bed_number(id).unwrap_or(""))
-    };
+    let prefix = if id.is_empty() { "pc".to_owned() } else { format!("pc{}-", bed_number(id).unwrap_or("")) };
     let mut found = threads(&prefix);
     let known = lock(&KNOWN);
     let ours: Vec<&Known> = known
         .iter()
-        .filter(|known| {
-            id.is_empty() || known.name == id || known.name.starts_with(&format!("{id}-"))
-        })
+        .filter(|known| id.is_empty() || known.name == id || known.name.starts_with(&format!("{id}-")))
         .collect();
     let mut holders = own_descriptors(&ours);
     holders.extend(processes(&ours));
@@ -88,8 +76,7 @@ fn threads(prefix: &str) -> Vec<String> {
         .filter_map(|task| fs::read_to_string(format!("/proc/self/task/{task}/comm")).ok())
         .map(|name| name.trim_end().to_owned())
         .filter(|name| {
-            name.strip_prefix("pc")
-                .is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
+            name.strip_prefix("pc").is_some_and(|rest| rest.starts_with(|c: char| c.is_ascii_digit()))
                 && name.starts_with(prefix)
         })
         .map(|name| format!("thread {name}"))
@@ -114,10 +101,7 @@ fn own_descriptors(ours: &[&Known]) -> Vec<String> {
             && let Some(cookie) = cookie_of_socket(number)
             && let Some(known) = ours.iter().find(|known| known.cookie == cookie)
         {
-            found.push(format!(
-                "namespace {} (socket, descriptor {number})",
-                known.name
-            ));
+            found.push(format!("namespace {} (socket, descriptor {number})", known.name));
         }
     }
     found
@@ -126,29 +110,19 @@ fn own_descriptors(ours: &[&Known]) -> Vec<String> {
 /// Processes and threads, ours or not, that run inside one of our namespaces.
 fn processes(ours: &[&Known]) -> Vec<String> {
     let mut found = Vec::new();
-    for process in entries("/proc").filter(|entry| entry.starts_with(|c: char| c.is_ascii_digit()))
-    {
+    for process in entries("/proc").filter(|entry| entry.starts_with(|c: char| c.is_ascii_digit())) {
         for task in entries(&format!("/proc/{process}/task")) {
             let path = format!("/proc/{process}/task/{task}/ns/net");
-            let Some(inode) = fs::read_link(&path)
-                .ok()
-                .and_then(|target| inode_in(&target.to_string_lossy(), "net:["))
+            let Some(inode) = fs::read_link(&path).ok().and_then(|target| inode_in(&target.to_string_lossy(), "net:["))
             else {
                 continue;
             };
             let Some(known) = ours.iter().find(|known| known.inode == inode) else {
                 continue;
             };
-            if fs::File::open(&path)
-                .is_ok_and(|file| cookie_matches(std::os::fd::AsFd::as_fd(&file), known))
-            {
-                let name = fs::read_to_string(format!("/proc/{process}/task/{task}/comm"))
-                    .unwrap_or_default();
-                found.push(format!(
-                    "namespace {} (process {process}, thread {task} {})",
-                    known.name,
-                    name.trim_end()
-                ));
+            if fs::File::open(&path).is_ok_and(|file| cookie_matches(std::os::fd::AsFd::as_fd(&file), known)) {
+                let name = fs::read_to_string(format!("/proc/{process}/task/{task}/comm")).unwrap_or_default();
+                found.push(format!("namespace {} (process {process}, thread {task} {})", known.name, name.trim_end()));
             }
         }
     }
@@ -176,8 +150,7 @@ fn cookie_of_namespace(namespace: BorrowedFd<'_>) -> Option<u64> {
     std::thread::scope(|scope| {
         let asked = scope.spawn(|| {
             setns(namespace, CloneFlags::CLONE_NEWNET).ok()?;
-            let socket =
-                socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None).ok()?;
+            let socket = socket2::Socket::new(socket2::Domain::UNIX, socket2::Type::DGRAM, None).ok()?;
             cookie_of_socket(socket.as_raw_fd())
         });
         asked.join().ok().flatten()
@@ -189,13 +162,7 @@ fn cookie_of_socket(socket: RawFd) -> Option<u64> {
     let mut length = libc::socklen_t::try_from(size_of::<u64>()).ok()?;
     // SAFETY: the kernel writes at most `length` bytes to `cookie`; a descriptor that was closed meanwhile gives EBADF.
     let answer = unsafe {
-        libc::getsockopt(
-            socket,
-            libc::SOL_SOCKET,
-            libc::SO_NETNS_COOKIE,
-            (&raw mut cookie).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(socket, libc::SOL_SOCKET, libc::SO_NETNS_COOKIE, (&raw mut cookie).cast(), &raw mut length)
     };
     (answer == 0).then_some(cookie)
 }

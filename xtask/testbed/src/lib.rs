@@ -25,16 +25,14 @@ pub use leftovers::{leftovers, leftovers_of};
 pub use namespace::Namespace;
 pub use node::{BRIDGE, Node, br_netfilter_available};
 pub use options::{Families, Shape, TestbedOptions, VethNames};
-pub use pod::{
-    Pod, PodOptions, ROUTED_GATEWAY_V4, ROUTED_GATEWAY_V6, ROUTED_HOST_MAC, azure_veth_name,
-};
+pub use pod::{Pod, PodOptions, ROUTED_GATEWAY_V4, ROUTED_GATEWAY_V6, ROUTED_HOST_MAC, azure_veth_name};
 pub use probe::{DEFAULT_TIMEOUT, Outcome, Probe, Protocol, probe, probe_all};
 pub use process::Process;
 pub use service::{ExternalTrafficPolicy, Masquerade, Proxy, Service, Split};
 pub use stream::{ContinuousStream, Stream, StreamReport, UdpReport, UdpStream};
 pub use testbed::{
-    OUTSIDE_RANGE_V4, OUTSIDE_RANGE_V6, POD_RANGE_V4, POD_RANGE_V6, SERVICE_RANGE_V4,
-    SERVICE_RANGE_V6, Testbed, leftovers_after,
+    OUTSIDE_RANGE_V4, OUTSIDE_RANGE_V6, POD_RANGE_V4, POD_RANGE_V6, SERVICE_RANGE_V4, SERVICE_RANGE_V6, Testbed,
+    leftovers_after,
 };
 
 /// A poisoned lock guards data that is only ever replaced whole, and clean-up after a panic must go on.

@@ -39,18 +39,14 @@ impl Namespace {
         let opened = std::thread::scope(|scope| {
             scope
                 .spawn(|| -> Result<OwnedFd> {
-                    unshare(CloneFlags::CLONE_NEWNET).context(
-                        "cannot make a network namespace: this needs root, or CAP_SYS_ADMIN",
-                    )?;
+                    unshare(CloneFlags::CLONE_NEWNET)
+                        .context("cannot make a network namespace: this needs root, or CAP_SYS_ADMIN")?;
                     Ok(File::open("/proc/thread-self/ns/net")?.into())
                 })
                 .join()
         });
         let fd = opened.unwrap_or_else(|panic| std::panic::resume_unwind(panic))?;
-        let namespace = Self(Arc::new(Inner {
-            name: name.to_owned(),
-            fd,
-        }));
+        let namespace = Self(Arc::new(Inner { name: name.to_owned(), fd }));
         leftovers::register(name, namespace.0.fd.as_fd())?;
         for scope in ["default", "all"] {
             namespace.sysctl(&format!("net/ipv6/conf/{scope}/accept_dad"), "0")?;
@@ -80,8 +76,7 @@ impl Namespace {
     /// # Errors
     /// When the kernel refuses it (CAP_SYS_ADMIN).
     pub fn enter(&self) -> Result<()> {
-        setns(&self.0.fd, CloneFlags::CLONE_NEWNET)
-            .with_context(|| format!("cannot enter namespace {}", self.name()))
+        setns(&self.0.fd, CloneFlags::CLONE_NEWNET).with_context(|| format!("cannot enter namespace {}", self.name()))
     }
 
     /// Runs `work` inside, on a thread of its own, and returns what it returned. Sockets that it opened stay in the
@@ -98,9 +93,7 @@ impl Namespace {
                     work()
                 })
                 .context("cannot start a thread")?;
-            thread
-                .join()
-                .unwrap_or_else(|panic| std::panic::resume_unwind(panic))
+            thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))
         })
     }
 
@@ -132,9 +125,7 @@ impl Namespace {
         let inner = Arc::clone(&self.0);
         // SAFETY: between fork and exec only the setns system call is made, which is async-signal-safe.
         unsafe {
-            command.pre_exec(move || {
-                setns(&inner.fd, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from)
-            });
+            command.pre_exec(move || setns(&inner.fd, CloneFlags::CLONE_NEWNET).map_err(std::io::Error::from));
         }
         command
     }
@@ -144,20 +135,14 @@ impl Namespace {
     /// # Errors
     /// When it fails, with its stderr.
     pub fn tool(&self, program: &str, arguments: &[&str]) -> Result<String> {
-        checked(self.command(program).args(arguments))
-            .with_context(|| format!("in namespace {}", self.name()))
+        checked(self.command(program).args(arguments)).with_context(|| format!("in namespace {}", self.name()))
     }
 
     /// Runs `program` inside with `input` on its stdin and returns its stdout.
     ///
     /// # Errors
     /// When it fails, with its stderr and the numbered lines of its input.
-    pub fn tool_with_input(
-        &self,
-        program: &str,
-        arguments: &[&str],
-        input: &str,
-    ) -> Result<String> {
+    pub fn tool_with_input(&self, program: &str, arguments: &[&str], input: &str) -> Result<String> {
         checked_with_input(self.command(program).args(arguments), input)
             .with_context(|| format!("in namespace {}", self.name()))
     }
@@ -167,12 +152,8 @@ impl Namespace {
     /// # Errors
     /// When one fails, with its line.
     pub fn ip<S: AsRef<str>>(&self, commands: impl IntoIterator<Item = S>) -> Result<()> {
-        let batch: String = commands
-            .into_iter()
-            .map(|command| format!("{}\n", command.as_ref()))
-            .collect();
-        self.tool_with_input("ip", &["-batch", "-"], &batch)
-            .map(drop)
+        let batch: String = commands.into_iter().map(|command| format!("{}\n", command.as_ref())).collect();
+        self.tool_with_input("ip", &["-batch", "-"], &batch).map(drop)
     }
 
     /// Loads an nftables script inside.
@@ -181,8 +162,7 @@ impl Namespace {
     /// When nft refuses it; nothing of it is then in force.
     pub fn nft(&self, script: &str) -> Result<()> {
         // nft wants the last line ended.
-        self.tool_with_input("nft", &["-f", "-"], &format!("{script}\n"))
-            .map(drop)
+        self.tool_with_input("nft", &["-f", "-"], &format!("{script}\n")).map(drop)
     }
 
     /// Writes `value` to the sysctl `key` (with slashes: `net/ipv4/ip_forward`) of the namespace.
@@ -192,20 +172,15 @@ impl Namespace {
     pub fn sysctl(&self, key: &str, value: &str) -> Result<()> {
         let path = format!("/proc/sys/{key}");
         self.run(|| {
-            std::fs::write(&path, value).with_context(|| {
-                format!("cannot set {key} to {value} in namespace {}", self.name())
-            })
+            std::fs::write(&path, value)
+                .with_context(|| format!("cannot set {key} to {value} in namespace {}", self.name()))
         })
     }
 
     /// Thread names carry the testbed's number, by which [`crate::leftovers`] knows them: `pc3-label`.
     fn thread_name(&self, label: &str) -> String {
         let bed = leftovers::bed_number(self.name()).unwrap_or("");
-        format!("pc{bed}-{label}")
-            .chars()
-            .filter(|c| *c != '\0')
-            .take(15)
-            .collect()
+        format!("pc{bed}-{label}").chars().filter(|c| *c != '\0').take(15).collect()
     }
 }
 

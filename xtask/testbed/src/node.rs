@@ -21,9 +21,7 @@ pub(crate) struct Plan {
 impl Plan {
     pub(crate) fn new(index: usize) -> Result<Self> {
         anyhow::ensure!(index < 200, "a testbed has at most 200 nodes");
-        Ok(Self {
-            index: u8::try_from(index)?,
-        })
+        Ok(Self { index: u8::try_from(index)? })
     }
 
     /// The first addresses of the subnet are the platform's, as in Azure.
@@ -42,23 +40,11 @@ impl Plan {
 
     /// The `host`th address of the node's pod range.
     pub(crate) fn pod_v6(self, host: u8) -> Ipv6Addr {
-        Ipv6Addr::new(
-            0xfd00,
-            0x10,
-            0x244,
-            u16::from(self.index),
-            0,
-            0,
-            0,
-            u16::from(host),
-        )
+        Ipv6Addr::new(0xfd00, 0x10, 0x244, u16::from(self.index), 0, 0, 0, u16::from(host))
     }
 
     pub(crate) fn pod_ranges(self) -> (String, String) {
-        (
-            format!("{}/24", self.pod_v4(0)),
-            format!("{}/64", self.pod_v6(0)),
-        )
+        (format!("{}/24", self.pod_v4(0)), format!("{}/64", self.pod_v6(0)))
     }
 }
 
@@ -107,22 +93,14 @@ impl Node {
     }
 
     /// Makes the namespace, plugs it into the fabric's bridge and readies it for pods of the asked shape.
-    pub(crate) fn new(
-        bed: &str,
-        index: usize,
-        fabric: &Namespace,
-        options: &TestbedOptions,
-    ) -> Result<Self> {
+    pub(crate) fn new(bed: &str, index: usize, fabric: &Namespace, options: &TestbedOptions) -> Result<Self> {
         let plan = Plan::new(index)?;
         let name = format!("node{index}");
         let namespace = Namespace::new(&format!("{bed}-{name}"))?;
         let families = options.families;
         let mtu = options.mtu;
         fabric.ip([
-            format!(
-                "link add {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
-                namespace.path()
-            ),
+            format!("link add {name} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", namespace.path()),
             format!("link set {name} master fabric up"),
         ])?;
         set_sysctls(&namespace, options)?;
@@ -157,14 +135,8 @@ impl Node {
 /// Routes to the pods of the node of `plan`, for anybody on the fabric.
 pub(crate) fn routes_to_pods(plan: Plan, options: &TestbedOptions) -> Vec<String> {
     let (range_v4, range_v6) = plan.pod_ranges();
-    let v4 = options
-        .families
-        .has_v4()
-        .then(|| format!("route add {range_v4} via {}", plan.address_v4()));
-    let v6 = options
-        .families
-        .has_v6()
-        .then(|| format!("route add {range_v6} via {}", plan.address_v6()));
+    let v4 = options.families.has_v4().then(|| format!("route add {range_v4} via {}", plan.address_v4()));
+    let v6 = options.families.has_v6().then(|| format!("route add {range_v6} via {}", plan.address_v6()));
     v4.into_iter().chain(v6).collect()
 }
 
@@ -173,10 +145,7 @@ fn set_sysctls(namespace: &Namespace, options: &TestbedOptions) -> Result<()> {
     namespace.sysctl("net/ipv6/conf/all/forwarding", "1")?;
     if let Some(rp_filter) = options.rp_filter {
         for scope in ["all", "default", "eth0"] {
-            namespace.sysctl(
-                &format!("net/ipv4/conf/{scope}/rp_filter"),
-                &rp_filter.to_string(),
-            )?;
+            namespace.sysctl(&format!("net/ipv4/conf/{scope}/rp_filter"), &rp_filter.to_string())?;
         }
     }
     Ok(())
@@ -203,10 +172,7 @@ fn set_bridge_sysctls(namespace: &Namespace, on: bool) -> Result<()> {
         return Ok(());
     }
     for key in ["iptables", "ip6tables"] {
-        namespace.sysctl(
-            &format!("net/bridge/bridge-nf-call-{key}"),
-            if on { "1" } else { "0" },
-        )?;
+        namespace.sysctl(&format!("net/bridge/bridge-nf-call-{key}"), if on { "1" } else { "0" })?;
     }
     Ok(())
 }

@@ -101,9 +101,6 @@ impl TestbedOptions {
     /// The default with another shape.
     #[must_use]
     pub fn shaped(shape: Shape) -> Self {
-        Self {
-            shape,
-            ..Self::default()
-        }
+        Self { shape, ..Self::default() }
     }
 }

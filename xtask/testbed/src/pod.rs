@@ -90,20 +90,15 @@ impl Pod {
         ports: &[(Protocol, u16)],
         options: &TestbedOptions,
     ) -> Result<Self> {
-        let (kube_namespace, kube_name) = name
-            .split_once('/')
-            .with_context(|| format!("pod name {name:?} is not of the form namespace/name"))?;
+        let (kube_namespace, kube_name) =
+            name.split_once('/').with_context(|| format!("pod name {name:?} is not of the form namespace/name"))?;
         let namespace = Namespace::new(&format!("{bed}-pod-{kube_namespace}.{kube_name}"))?;
         let veth = match (options.shape, options.veth_names) {
             (Shape::Routed, VethNames::Azure) => azure_veth_name(kube_namespace, kube_name),
             _ => random_veth_name(),
         };
         let host = Host::new(name, namespace, "eth0", addresses);
-        let pod = Self {
-            host,
-            node: node.clone(),
-            veth,
-        };
+        let pod = Self { host, node: node.clone(), veth };
         match options.shape {
             Shape::Routed => pod.connect_routed(options)?,
             Shape::Bridged => pod.connect_bridged(options)?,
@@ -127,29 +122,19 @@ impl Pod {
             ),
             format!("link set {veth} up"),
         ])?;
-        self.node
-            .namespace()
-            .sysctl(&format!("net/ipv4/conf/{veth}/proxy_arp"), "1")?;
+        self.node.namespace().sysctl(&format!("net/ipv4/conf/{veth}/proxy_arp"), "1")?;
         let mut inside = vec!["link set eth0 up".to_owned()];
         let mut outside = Vec::new();
         for address in self.addresses() {
             let prefix = host_prefix(address);
             outside.push(format!("route add {prefix} dev {veth}"));
-            let (gateway, nodad) = if address.is_ipv4() {
-                (ROUTED_GATEWAY_V4, "")
-            } else {
-                (ROUTED_GATEWAY_V6, " nodad")
-            };
+            let (gateway, nodad) =
+                if address.is_ipv4() { (ROUTED_GATEWAY_V4, "") } else { (ROUTED_GATEWAY_V6, " nodad") };
             let scope = if address.is_ipv4() { " scope link" } else { "" };
             inside.push(format!("addr add {prefix} dev eth0{nodad}"));
-            inside.push(format!(
-                "route add {} dev eth0{scope}",
-                host_prefix(gateway.parse()?)
-            ));
+            inside.push(format!("route add {} dev eth0{scope}", host_prefix(gateway.parse()?)));
             inside.push(format!("route add default via {gateway} dev eth0"));
-            inside.push(format!(
-                "neigh add {gateway} lladdr {ROUTED_HOST_MAC} dev eth0 nud permanent"
-            ));
+            inside.push(format!("neigh add {gateway} lladdr {ROUTED_HOST_MAC} dev eth0 nud permanent"));
         }
         self.namespace().ip(inside)?;
         self.node.namespace().ip(outside)
@@ -159,16 +144,11 @@ impl Pod {
     fn connect_bridged(&self, options: &TestbedOptions) -> Result<()> {
         let (mtu, veth) = (options.mtu, &self.veth);
         self.node.namespace().ip([
-            format!(
-                "link add {veth} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
-                self.namespace().path()
-            ),
+            format!("link add {veth} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", self.namespace().path()),
             format!("link set {veth} master {BRIDGE} up"),
         ])?;
         if options.hairpin_ports {
-            self.node
-                .namespace()
-                .ip([format!("link set {veth} type bridge_slave hairpin on")])?;
+            self.node.namespace().ip([format!("link set {veth} type bridge_slave hairpin on")])?;
         }
         let mut inside = vec!["link set eth0 up".to_owned()];
         for address in self.addresses() {
@@ -186,9 +166,7 @@ impl Pod {
     /// Ends what runs in it and takes its veth away, and its routes with that.
     pub(crate) fn disconnect(&self) -> Result<()> {
         self.shut_down();
-        self.node
-            .namespace()
-            .ip([format!("link del {}", self.veth)])
+        self.node.namespace().ip([format!("link del {}", self.veth)])
     }
 }
 
@@ -201,10 +179,7 @@ pub(crate) fn choose_addresses(
 ) -> Result<Vec<IpAddr>> {
     let free = |make: &dyn Fn(u8) -> IpAddr| {
         // .1 is the bridge's; the others are given in order, so that tests are repeatable.
-        (2..255)
-            .map(make)
-            .find(|address| !taken.contains(address))
-            .context("the node's pod range is used up")
+        (2..255).map(make).find(|address| !taken.contains(address)).context("the node's pod range is used up")
     };
     let mut addresses = Vec::new();
     if options.families.has_v4() {
@@ -219,14 +194,8 @@ pub(crate) fn choose_addresses(
             None => free(&|host| node.plan.pod_v6(host).into())?,
         });
     }
-    ensure!(
-        options.families.has_v4() || wanted.v4.is_none(),
-        "an IPv4 address in a testbed without IPv4"
-    );
-    ensure!(
-        options.families.has_v6() || wanted.v6.is_none(),
-        "an IPv6 address in a testbed without IPv6"
-    );
+    ensure!(options.families.has_v4() || wanted.v4.is_none(), "an IPv4 address in a testbed without IPv4");
+    ensure!(options.families.has_v6() || wanted.v6.is_none(), "an IPv6 address in a testbed without IPv6");
     Ok(addresses)
 }
 
@@ -243,12 +212,7 @@ fn random_veth_name() -> String {
     static NEXT: AtomicU32 = AtomicU32::new(0);
     let number = NEXT.fetch_add(1, Ordering::Relaxed);
     // An odd factor permutes the numbers, so that names look as random as container runtimes' do.
-    format!(
-        "veth{:08x}",
-        number
-            .wrapping_add(std::process::id())
-            .wrapping_mul(0x9e37_79b1)
-    )
+    format!("veth{:08x}", number.wrapping_add(std::process::id()).wrapping_mul(0x9e37_79b1))
 }
 
 #[cfg(test)]
@@ -259,22 +223,13 @@ mod tests {
     fn azure_names_are_those_of_sha1sum() {
         // printf %s default.web-0 | sha1sum
         assert_eq!(azure_veth_name("default", "web-0"), "azv0d7763386da");
-        assert_eq!(
-            azure_veth_name("default", "web-0").len(),
-            14,
-            "interface names have at most 15 bytes"
-        );
+        assert_eq!(azure_veth_name("default", "web-0").len(), 14, "interface names have at most 15 bytes");
     }
 
     #[test]
     fn random_names_differ() {
-        let names: std::collections::BTreeSet<String> =
-            (0..1000).map(|_| random_veth_name()).collect();
+        let names: std::collections::BTreeSet<String> = (0..1000).map(|_| random_veth_name()).collect();
         assert_eq!(names.len(), 1000);
-        assert!(
-            names
-                .iter()
-                .all(|name| name.len() == 12 && name.starts_with("veth"))
-        );
+        assert!(names.iter().all(|name| name.len() == 12 && name.starts_with("veth")));
     }
 }

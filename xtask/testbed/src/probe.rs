@@ -87,9 +87,7 @@ impl Outcome {
             ErrorKind::WouldBlock | ErrorKind::TimedOut => Self::Timeout,
             ErrorKind::ConnectionRefused | ErrorKind::ConnectionReset => Self::Refused,
             // ICMP protocol unreachable, and ICMPv6's parameter problem for an unknown next header.
-            _ if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EPROTO)) => {
-                Self::Refused
-            }
+            _ if matches!(error.raw_os_error(), Some(libc::ENOPROTOOPT | libc::EPROTO)) => Self::Refused,
             _ => Self::Error(error.to_string()),
         }
     }
@@ -133,10 +131,7 @@ impl Probe {
     /// Asks, on a thread of its own.
     #[must_use]
     pub fn run(&self) -> Outcome {
-        self.from
-            .namespace()
-            .run(|| Ok(self.ask()))
-            .unwrap_or_else(|error| Outcome::Error(format!("{error:#}")))
+        self.from.namespace().run(|| Ok(self.ask())).unwrap_or_else(|error| Outcome::Error(format!("{error:#}")))
     }
 
     /// Asks from the calling thread, which is in the right namespace.
@@ -159,16 +154,12 @@ impl Probe {
             stream.set_read_timeout(Some(left(deadline)?))?;
             match stream.read(&mut buffer)? {
                 0 => {
-                    return Ok(Outcome::Error(
-                        "the connection was closed before the server said its name".into(),
-                    ));
+                    return Ok(Outcome::Error("the connection was closed before the server said its name".into()));
                 }
                 length => banner.extend(&buffer[..length]),
             }
         }
-        Ok(Outcome::Answered(
-            String::from_utf8_lossy(&banner).trim_end().to_owned(),
-        ))
+        Ok(Outcome::Answered(String::from_utf8_lossy(&banner).trim_end().to_owned()))
     }
 
     fn ask_udp(&self) -> std::io::Result<Outcome> {
@@ -188,23 +179,11 @@ impl Probe {
 
     /// A socket of the destination's family, bound as the probe asks for.
     fn socket(&self, kind: Type, protocol: Option<socket2::Protocol>) -> std::io::Result<Socket> {
-        let socket = Socket::new(
-            Domain::for_address(SocketAddr::new(self.to, 0)),
-            kind,
-            protocol,
-        )?;
+        let socket = Socket::new(Domain::for_address(SocketAddr::new(self.to, 0)), kind, protocol)?;
         // Raw sockets have no ports to bind.
-        let port = if kind == Type::RAW {
-            None
-        } else {
-            self.source_port
-        };
+        let port = if kind == Type::RAW { None } else { self.source_port };
         if self.source.is_some() || port.is_some() {
-            let any: IpAddr = if self.to.is_ipv4() {
-                [0; 4].into()
-            } else {
-                [0u16; 8].into()
-            };
+            let any: IpAddr = if self.to.is_ipv4() { [0; 4].into() } else { [0u16; 8].into() };
             socket.set_reuse_address(true)?;
             socket.bind(&SocketAddr::new(self.source.unwrap_or(any), port.unwrap_or(0)).into())?;
         }
@@ -225,11 +204,7 @@ pub(crate) fn connect_tcp(probe: &Probe) -> std::io::Result<TcpStream> {
 /// What is left until `deadline`, never zero (which sockets take for "forever"): then it is a timeout.
 pub(crate) fn left(deadline: Instant) -> std::io::Result<Duration> {
     let left = deadline.saturating_duration_since(Instant::now());
-    if left.is_zero() {
-        Err(ErrorKind::TimedOut.into())
-    } else {
-        Ok(left)
-    }
+    if left.is_zero() { Err(ErrorKind::TimedOut.into()) } else { Ok(left) }
 }
 
 /// Asks one question with the default timeout.
@@ -245,8 +220,8 @@ pub fn probe_all(probes: &[Probe]) -> Vec<Outcome> {
     std::thread::scope(|scope| {
         for _ in 0..probes.len().min(AT_ONCE) {
             scope.spawn(|| {
-                while let Some((at, probe)) = Some(next.fetch_add(1, Ordering::Relaxed))
-                    .and_then(|at| probes.get(at).map(|probe| (at, probe)))
+                while let Some((at, probe)) =
+                    Some(next.fetch_add(1, Ordering::Relaxed)).and_then(|at| probes.get(at).map(|probe| (at, probe)))
                 {
                     // The thread serves probes only, so it may move from namespace to namespace.
                     let outcome = match probe.from.namespace().enter() {
@@ -258,11 +233,6 @@ pub fn probe_all(probes: &[Probe]) -> Vec<Outcome> {
             });
         }
     });
-    let outcomes = outcomes
-        .into_inner()
-        .unwrap_or_else(PoisonError::into_inner);
-    outcomes
-        .into_iter()
-        .map(|outcome| outcome.unwrap_or(Outcome::Error("was not asked".into())))
-        .collect()
+    let outcomes = outcomes.into_inner().unwrap_or_else(PoisonError::into_inner);
+    outcomes.into_iter().map(|outcome| outcome.unwrap_or(Outcome::Error("was not asked".into()))).collect()
 }

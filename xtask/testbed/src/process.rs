@@ -42,10 +42,7 @@ struct Written {
 
 impl Process {
     pub(crate) fn spawn(namespace: &Namespace, mut command: Command) -> Result<Self> {
-        command
-            .stdin(Stdio::null())
-            .stdout(Stdio::piped())
-            .stderr(Stdio::piped());
+        command.stdin(Stdio::null()).stdout(Stdio::piped()).stderr(Stdio::piped());
         let parent = std::process::id();
         // SAFETY: only async-signal-safe system calls (prctl, getppid) between fork and exec.
         unsafe {
@@ -59,21 +56,11 @@ impl Process {
                 }
             });
         }
-        let what = format!(
-            "{} in {}",
-            command.get_program().to_string_lossy(),
-            namespace.name()
-        );
-        let mut child =
-            spawn_from_lasting_thread(command).with_context(|| format!("cannot start {what}"))?;
+        let what = format!("{} in {}", command.get_program().to_string_lossy(), namespace.name());
+        let mut child = spawn_from_lasting_thread(command).with_context(|| format!("cannot start {what}"))?;
         let stderr = Lines::follow(namespace, "stderr", child.stderr.take())?;
         let stdout = Lines::follow(namespace, "stdout", child.stdout.take())?;
-        Ok(Self(Arc::new(ProcessInner {
-            what,
-            child: Mutex::new(child),
-            stderr,
-            stdout,
-        })))
+        Ok(Self(Arc::new(ProcessInner { what, child: Mutex::new(child), stderr, stdout })))
     }
 
     pub(crate) fn downgrade(&self) -> Weak<ProcessInner> {
@@ -90,17 +77,9 @@ impl Process {
     ///
     /// # Errors
     /// When the program ends or `timeout` passes before; the message holds its stderr.
-    pub fn wait_for_line(
-        &self,
-        wanted: impl Fn(&str) -> bool,
-        timeout: Duration,
-    ) -> Result<String> {
+    pub fn wait_for_line(&self, wanted: impl Fn(&str) -> bool, timeout: Duration) -> Result<String> {
         self.0.stderr.wait_for(&wanted, timeout).with_context(|| {
-            format!(
-                "{} has not written the awaited line; its stderr:\n{}",
-                self.0.what,
-                self.stderr().join("\n")
-            )
+            format!("{} has not written the awaited line; its stderr:\n{}", self.0.what, self.stderr().join("\n"))
         })
     }
 
@@ -148,11 +127,7 @@ impl Process {
                 return Ok(status);
             }
             if Instant::now() >= deadline {
-                bail!(
-                    "{} runs on after {timeout:?}; its stderr:\n{}",
-                    self.0.what,
-                    self.stderr().join("\n")
-                );
+                bail!("{} runs on after {timeout:?}; its stderr:\n{}", self.0.what, self.stderr().join("\n"));
             }
             std::thread::sleep(RETRY);
         }
@@ -189,21 +164,13 @@ impl Drop for ProcessInner {
 }
 
 impl Lines {
-    fn follow(
-        namespace: &Namespace,
-        label: &str,
-        source: Option<impl Read + Send + 'static>,
-    ) -> Result<Arc<Self>> {
+    fn follow(namespace: &Namespace, label: &str, source: Option<impl Read + Send + 'static>) -> Result<Arc<Self>> {
         let lines = Arc::new(Self::default());
         let kept = Arc::clone(&lines);
         // The thread ends when the last writer has closed the pipe, so nobody has to join it.
         namespace.thread(label, move || {
             let reader = source.map(BufReader::new);
-            for line in reader
-                .into_iter()
-                .flat_map(BufRead::lines)
-                .map_while(std::io::Result::ok)
-            {
+            for line in reader.into_iter().flat_map(BufRead::lines).map_while(std::io::Result::ok) {
                 lock(&kept.written).lines.push(line);
                 kept.grown.notify_all();
             }
@@ -230,11 +197,7 @@ impl Lines {
             if left.is_zero() {
                 bail!("{timeout:?} have passed");
             }
-            written = self
-                .grown
-                .wait_timeout(written, left)
-                .unwrap_or_else(PoisonError::into_inner)
-                .0;
+            written = self.grown.wait_timeout(written, left).unwrap_or_else(PoisonError::into_inner).0;
         }
     }
 }
@@ -254,13 +217,8 @@ fn spawn_from_lasting_thread(command: Command) -> Result<Child> {
         sender
     });
     let (answer, child) = mpsc::channel();
-    orders
-        .send((command, answer))
-        .ok()
-        .context("the thread that starts programs is gone")?;
-    Ok(child
-        .recv()
-        .context("the thread that starts programs is gone")??)
+    orders.send((command, answer)).ok().context("the thread that starts programs is gone")?;
+    Ok(child.recv().context("the thread that starts programs is gone")??)
 }
 
 impl Host {
@@ -278,10 +236,7 @@ impl Host {
                     Err(error) => format!("{error:#}"),
                 };
                 if Instant::now() >= deadline {
-                    bail!(
-                        "http://{address}{path} on {} did not answer 200 in {timeout:?}: {failure}",
-                        self.name()
-                    );
+                    bail!("http://{address}{path} on {} did not answer 200 in {timeout:?}: {failure}", self.name());
                 }
                 std::thread::sleep(RETRY);
             }
@@ -304,16 +259,8 @@ fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
     // HTTP/1.0 keeps the answer in one piece that ends with the connection.
     stream.write_all(format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").as_bytes())?;
     let mut answer = String::new();
-    stream
-        .read_to_string(&mut answer)
-        .context("cannot read the answer")?;
-    let (head, body) = answer
-        .split_once("\r\n\r\n")
-        .context("the answer is no HTTP")?;
-    let status = head
-        .split_whitespace()
-        .nth(1)
-        .and_then(|word| word.parse().ok())
-        .context("the answer is no HTTP")?;
+    stream.read_to_string(&mut answer).context("cannot read the answer")?;
+    let (head, body) = answer.split_once("\r\n\r\n").context("the answer is no HTTP")?;
+    let status = head.split_whitespace().nth(1).and_then(|word| word.parse().ok()).context("the answer is no HTTP")?;
     Ok((status, body.to_owned()))
 }

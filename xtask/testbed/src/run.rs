@@ -28,29 +28,16 @@ pub(crate) fn checked_with_input(command: &mut Command, input: &str) -> Result<S
         // A command that fails early closes its stdin; its exit status tells more than the broken pipe.
         let _ = stdin.write_all(input.as_bytes());
     }
-    let output = child
-        .wait_with_output()
-        .with_context(|| format!("cannot wait for {command:?}"))?;
+    let output = child.wait_with_output().with_context(|| format!("cannot wait for {command:?}"))?;
     if !output.status.success() {
         let stderr = String::from_utf8_lossy(&output.stderr);
-        let shown = if input.is_empty() {
-            String::new()
-        } else {
-            format!("\nits input was:\n{}", numbered(input))
-        };
-        bail!(
-            "{command:?} failed with {}: {}{shown}",
-            output.status,
-            stderr.trim_end()
-        );
+        let shown = if input.is_empty() { String::new() } else { format!("\nits input was:\n{}", numbered(input)) };
+        bail!("{command:?} failed with {}: {}{shown}", output.status, stderr.trim_end());
     }
     Ok(String::from_utf8_lossy(&output.stdout).into_owned())
 }
 
 /// `text` with line numbers, since `ip -batch` and `nft -f` name the line that they refuse.
 fn numbered(text: &str) -> String {
-    text.lines()
-        .enumerate()
-        .map(|(at, line)| format!("{:4} {line}\n", at + 1))
-        .collect()
+    text.lines().enumerate().map(|(at, line)| format!("{:4} {line}\n", at + 1)).collect()
 }

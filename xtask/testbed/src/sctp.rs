@@ -75,29 +75,19 @@ impl Packet {
     /// # Errors
     /// When they are too short or the checksum is wrong; the message says which.
     pub fn decode(bytes: &[u8]) -> Result<Self, &'static str> {
-        let (header, chunk) = bytes
-            .split_at_checked(COMMON_HEADER)
-            .ok_or("SCTP packet is shorter than its header")?;
+        let (header, chunk) = bytes.split_at_checked(COMMON_HEADER).ok_or("SCTP packet is shorter than its header")?;
         let mut zeroed = bytes.to_vec();
         zeroed[8..12].fill(0);
         if crc32c::crc32c(&zeroed).to_le_bytes() != header[8..12] {
             return Err("SCTP packet has a wrong CRC32c");
         }
-        let word = |at: usize| {
-            chunk
-                .get(at..at + 4)
-                .map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]]))
-        };
+        let word = |at: usize| chunk.get(at..at + 4).map(|w| u32::from_be_bytes([w[0], w[1], w[2], w[3]]));
         let kind = *chunk.first().ok_or("SCTP packet has no chunk")?;
         let chunk = match kind {
-            INIT => Chunk::Init {
-                tag: word(4).ok_or("SCTP INIT is cut short")?,
-            },
+            INIT => Chunk::Init { tag: word(4).ok_or("SCTP INIT is cut short")? },
             INIT_ACK => Chunk::InitAck {
                 tag: word(4).ok_or("SCTP INIT ACK is cut short")?,
-                cookie: cookie_of(chunk)
-                    .ok_or("SCTP INIT ACK has no State Cookie")?
-                    .to_vec(),
+                cookie: cookie_of(chunk).ok_or("SCTP INIT ACK has no State Cookie")?.to_vec(),
             },
             ABORT => Chunk::Abort,
             other => Chunk::Other(other),
@@ -116,18 +106,10 @@ impl Packet {
             return None;
         };
         let chunk = match listening {
-            Some(name) => Chunk::InitAck {
-                tag: own_tag,
-                cookie: name.as_bytes().to_vec(),
-            },
+            Some(name) => Chunk::InitAck { tag: own_tag, cookie: name.as_bytes().to_vec() },
             None => Chunk::Abort,
         };
-        Some(Self {
-            source: self.destination,
-            destination: self.source,
-            tag,
-            chunk,
-        })
+        Some(Self { source: self.destination, destination: self.source, tag, chunk })
     }
 }
 
@@ -143,11 +125,7 @@ fn encode_init(bytes: &mut Vec<u8>, kind: u8, tag: u32, cookie: Option<&[u8]>) {
     bytes.extend(1u32.to_be_bytes());
     if let Some(cookie) = cookie {
         bytes.extend(STATE_COOKIE.to_be_bytes());
-        bytes.extend(
-            u16::try_from(cookie_length)
-                .unwrap_or(u16::MAX)
-                .to_be_bytes(),
-        );
+        bytes.extend(u16::try_from(cookie_length).unwrap_or(u16::MAX).to_be_bytes());
         bytes.extend(cookie);
         bytes.resize(bytes.len().next_multiple_of(4), 0);
     }
@@ -175,31 +153,12 @@ mod tests {
     fn packets_survive_the_wire() {
         let rows = [
             ("INIT", Chunk::Init { tag: 0x0102_0304 }, 0),
-            (
-                "INIT ACK",
-                Chunk::InitAck {
-                    tag: 5,
-                    cookie: b"ns/pod".to_vec(),
-                },
-                7,
-            ),
-            (
-                "INIT ACK, padded",
-                Chunk::InitAck {
-                    tag: 5,
-                    cookie: b"x".to_vec(),
-                },
-                7,
-            ),
+            ("INIT ACK", Chunk::InitAck { tag: 5, cookie: b"ns/pod".to_vec() }, 7),
+            ("INIT ACK, padded", Chunk::InitAck { tag: 5, cookie: b"x".to_vec() }, 7),
             ("ABORT", Chunk::Abort, 7),
         ];
         for (what, chunk, tag) in rows {
-            let packet = Packet {
-                source: 1000,
-                destination: 80,
-                tag,
-                chunk,
-            };
+            let packet = Packet { source: 1000, destination: 80, tag, chunk };
             let bytes = packet.encode();
             assert_eq!(bytes.len() % 4, 0, "{what}: chunks are padded to 4 bytes");
             assert_eq!(Packet::decode(&bytes), Ok(packet), "{what}");
@@ -208,23 +167,14 @@ mod tests {
 
     #[test]
     fn damage_is_noticed() {
-        let bytes = Packet {
-            source: 1,
-            destination: 2,
-            tag: 0,
-            chunk: Chunk::Init { tag: 3 },
-        }
-        .encode();
+        let bytes = Packet { source: 1, destination: 2, tag: 0, chunk: Chunk::Init { tag: 3 } }.encode();
         for at in 0..bytes.len() {
             let mut damaged = bytes.clone();
             damaged[at] ^= 1;
             assert!(Packet::decode(&damaged).is_err(), "byte {at} was changed");
         }
         for length in 0..bytes.len() {
-            assert!(
-                Packet::decode(&bytes[..length]).is_err(),
-                "cut to {length} bytes"
-            );
+            assert!(Packet::decode(&bytes[..length]).is_err(), "cut to {length} bytes");
         }
     }
 
@@ -232,13 +182,7 @@ mod tests {
     fn checksum_is_crc32c_low_byte_first() {
         // The check value of CRC-32/ISCSI ("123456789" gives e3069283) pins the polynomial.
         assert_eq!(crc32c::crc32c(b"123456789"), 0xe306_9283);
-        let mut bytes = Packet {
-            source: 1,
-            destination: 2,
-            tag: 0,
-            chunk: Chunk::Abort,
-        }
-        .encode();
+        let mut bytes = Packet { source: 1, destination: 2, tag: 0, chunk: Chunk::Abort }.encode();
         let sent: [u8; 4] = [bytes[8], bytes[9], bytes[10], bytes[11]];
         bytes[8..12].fill(0);
         assert_eq!(u32::from_le_bytes(sent), crc32c::crc32c(&bytes));

@@ -29,27 +29,16 @@ pub(crate) struct Server {
 
 impl Server {
     /// Starts a TCP or UDP server on `port`, both families. It is reachable when this returns.
-    pub(crate) fn start(
-        namespace: &Namespace,
-        name: &str,
-        protocol: Protocol,
-        port: u16,
-    ) -> Result<Self> {
+    pub(crate) fn start(namespace: &Namespace, name: &str, protocol: Protocol, port: u16) -> Result<Self> {
         let name = name.to_owned();
         match protocol {
             Protocol::Tcp => {
                 let listener = namespace.run(|| tcp_listener(port))?;
-                Self::spawn(namespace, protocol, port, move |stop| {
-                    serve_tcp(&listener, stop, &name)
-                })
+                Self::spawn(namespace, protocol, port, move |stop| serve_tcp(&listener, stop, &name))
             }
             Protocol::Udp => {
-                let sockets = namespace.run(|| {
-                    Ok([
-                        DatagramSocket::udp(true, port)?,
-                        DatagramSocket::udp(false, port)?,
-                    ])
-                })?;
+                let sockets =
+                    namespace.run(|| Ok([DatagramSocket::udp(true, port)?, DatagramSocket::udp(false, port)?]))?;
                 Self::spawn(namespace, protocol, port, move |stop| {
                     serve_datagrams(&sockets, stop, |payload| {
                         let mut answer = format!("{name}\n").into_bytes();
@@ -63,29 +52,17 @@ impl Server {
     }
 
     /// Starts the one SCTP responder of a host; `ports` are those on which somebody listens.
-    pub(crate) fn start_sctp(
-        namespace: &Namespace,
-        name: &str,
-        ports: Arc<Mutex<BTreeSet<u16>>>,
-    ) -> Result<Self> {
+    pub(crate) fn start_sctp(namespace: &Namespace, name: &str, ports: Arc<Mutex<BTreeSet<u16>>>) -> Result<Self> {
         let name = name.to_owned();
-        let sockets = namespace.run(|| {
-            Ok([
-                DatagramSocket::raw(true, sctp::PROTOCOL)?,
-                DatagramSocket::raw(false, sctp::PROTOCOL)?,
-            ])
-        })?;
+        let sockets = namespace
+            .run(|| Ok([DatagramSocket::raw(true, sctp::PROTOCOL)?, DatagramSocket::raw(false, sctp::PROTOCOL)?]))?;
         let mut own_tag = 1u32;
         Self::spawn(namespace, Protocol::Sctp, 0, move |stop| {
             serve_datagrams(&sockets, stop, |payload| {
                 let packet = sctp::Packet::decode(payload).ok()?;
                 own_tag = own_tag.wrapping_add(1).max(1);
-                let listening = lock(&ports)
-                    .contains(&packet.destination)
-                    .then_some(name.as_str());
-                packet
-                    .answer(own_tag, listening)
-                    .map(|answer| answer.encode())
+                let listening = lock(&ports).contains(&packet.destination).then_some(name.as_str());
+                packet.answer(own_tag, listening).map(|answer| answer.encode())
             })
         })
     }
@@ -99,12 +76,7 @@ impl Server {
         let stop = Arc::new(EventFd::new().context("cannot make an event descriptor")?);
         let watched = Arc::clone(&stop);
         let thread = namespace.thread(&format!("{protocol}-{port}"), move || serve(&watched))?;
-        Ok(Self {
-            protocol,
-            port,
-            stop,
-            thread: Some(thread),
-        })
+        Ok(Self { protocol, port, stop, thread: Some(thread) })
     }
 }
 

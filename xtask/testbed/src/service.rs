@@ -109,11 +109,7 @@ impl Service {
     /// With all of a host's addresses as backends, on `port`.
     #[must_use]
     pub fn backend(mut self, host: &crate::Host, port: u16) -> Self {
-        self.backends.extend(
-            host.addresses()
-                .into_iter()
-                .map(|address| SocketAddr::new(address, port)),
-        );
+        self.backends.extend(host.addresses().into_iter().map(|address| SocketAddr::new(address, port)));
         self
     }
 
@@ -168,10 +164,7 @@ impl Rules<'_> {
 
     /// What becomes of connections to the node port and external addresses, where it is not to be served.
     fn verdict_on_external(&self) -> Option<Unserved> {
-        match (
-            self.backends.is_empty(),
-            self.external_backends().is_empty(),
-        ) {
+        match (self.backends.is_empty(), self.external_backends().is_empty()) {
             (true, _) => Some(Unserved::Refused),
             (false, true) => Some(Unserved::Dropped),
             (false, false) => None,
@@ -194,11 +187,7 @@ impl Testbed {
     /// # Errors
     /// When a rule is refused; the message holds the rules.
     pub fn service(&self, service: Service) -> Result<()> {
-        ensure!(
-            service.protocol != Protocol::Icmp,
-            "service {}: ICMP is not translated",
-            service.name
-        );
+        ensure!(service.protocol != Protocol::Icmp, "service {}: ICMP is not translated", service.name);
         let mut services = lock(&self.services);
         match services.iter_mut().find(|have| have.name == service.name) {
             Some(have) => *have = service,
@@ -222,15 +211,10 @@ impl Testbed {
     fn sync_services(&self, services: &[Service]) -> Result<()> {
         for node in self.nodes() {
             for v4 in [true, false] {
-                let rules: Vec<Rules<'_>> = services
-                    .iter()
-                    .map(|service| rules_of(service, v4, node))
-                    .collect();
+                let rules: Vec<Rules<'_>> = services.iter().map(|service| rules_of(service, v4, node)).collect();
                 match self.options.proxy {
                     Proxy::IptablesNft => iptables::apply(node.namespace(), "nft", v4, &rules),
-                    Proxy::IptablesLegacy => {
-                        iptables::apply(node.namespace(), "legacy", v4, &rules)
-                    }
+                    Proxy::IptablesLegacy => iptables::apply(node.namespace(), "legacy", v4, &rules),
                     Proxy::Nftables => nftables::apply(node.namespace(), v4, &rules),
                 }
                 .with_context(|| format!("cannot install services on {}", node.name()))?;
@@ -242,20 +226,10 @@ impl Testbed {
 
 fn rules_of<'a>(service: &'a Service, v4: bool, node: &Node) -> Rules<'a> {
     let of_family = |addresses: &[IpAddr]| -> Vec<IpAddr> {
-        addresses
-            .iter()
-            .copied()
-            .filter(|address| address.is_ipv4() == v4)
-            .collect()
+        addresses.iter().copied().filter(|address| address.is_ipv4() == v4).collect()
     };
-    let backends: Vec<SocketAddr> = service
-        .backends
-        .iter()
-        .copied()
-        .filter(|to| to.is_ipv4() == v4)
-        .collect();
-    let is_local =
-        |to: &&SocketAddr| node.owns_pod_address(to.ip()) || node.addresses().contains(&to.ip());
+    let backends: Vec<SocketAddr> = service.backends.iter().copied().filter(|to| to.is_ipv4() == v4).collect();
+    let is_local = |to: &&SocketAddr| node.owns_pod_address(to.ip()) || node.addresses().contains(&to.ip());
     Rules {
         service,
         v4,
@@ -270,9 +244,5 @@ fn rules_of<'a>(service: &'a Service, v4: bool, node: &Node) -> Rules<'a> {
 /// Sixteen capital letters and digits, as in kube-proxy's chain names (KUBE-SVC-...; iptables allows 28 bytes).
 fn key_of(name: &str) -> String {
     use sha1::{Digest, Sha1};
-    Sha1::digest(name)
-        .iter()
-        .take(8)
-        .map(|byte| format!("{byte:02X}"))
-        .collect()
+    Sha1::digest(name).iter().take(8).map(|byte| format!("{byte:02X}")).collect()
 }

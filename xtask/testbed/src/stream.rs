@@ -42,19 +42,8 @@ impl Stream {
     /// As [`Self::open`].
     pub fn open_as(probe: &Probe) -> Result<Self> {
         let deadline = Instant::now() + probe.timeout;
-        let failed = || {
-            format!(
-                "cannot open a stream from {} to {} port {}",
-                probe.from.name(),
-                probe.to,
-                probe.port
-            )
-        };
-        let mut stream = probe
-            .from
-            .namespace()
-            .run(|| Ok(connect_tcp(probe)?))
-            .with_context(failed)?;
+        let failed = || format!("cannot open a stream from {} to {} port {}", probe.from.name(), probe.to, probe.port);
+        let mut stream = probe.from.namespace().run(|| Ok(connect_tcp(probe)?)).with_context(failed)?;
         let mut banner = Vec::new();
         let mut byte = [0u8];
         while !banner.ends_with(b"\n") {
@@ -65,13 +54,7 @@ impl Stream {
             banner.push(byte[0]);
         }
         let server = String::from_utf8_lossy(&banner).trim_end().to_owned();
-        Ok(Self {
-            from: probe.from.clone(),
-            stream,
-            server,
-            sequence: 0,
-            partial: Vec::new(),
-        })
+        Ok(Self { from: probe.from.clone(), stream, server, sequence: 0, partial: Vec::new() })
     }
 
     /// The name of the server behind it.
@@ -102,9 +85,7 @@ impl Stream {
                 length => self.partial.extend(&buffer[..length]),
             }
             let whole = self.partial.len() / 8 * 8;
-            let found = self.partial[..whole]
-                .chunks(8)
-                .any(|echo| echo == self.sequence.to_be_bytes());
+            let found = self.partial[..whole].chunks(8).any(|echo| echo == self.sequence.to_be_bytes());
             self.partial.drain(..whole);
             if found {
                 return Ok(start.elapsed());
@@ -140,10 +121,7 @@ impl Stream {
             self.exchange_until_stopped(&seen, interval, timeout);
             Ok(())
         })?;
-        Ok(ContinuousStream {
-            shared,
-            thread: Some(thread),
-        })
+        Ok(ContinuousStream { shared, thread: Some(thread) })
     }
 
     fn exchange_until_stopped(&mut self, shared: &Shared, interval: Duration, timeout: Duration) {
@@ -226,11 +204,7 @@ impl ContinuousStream {
     ///
     /// # Errors
     /// When `timeout` passes before.
-    pub fn wait_until(
-        &self,
-        wanted: impl Fn(&StreamReport) -> bool,
-        timeout: Duration,
-    ) -> Result<StreamReport> {
+    pub fn wait_until(&self, wanted: impl Fn(&StreamReport) -> bool, timeout: Duration) -> Result<StreamReport> {
         let report = lock(&self.shared.report);
         let (report, waited) = self
             .shared
@@ -238,10 +212,7 @@ impl ContinuousStream {
             .wait_timeout_while(report, timeout, |report| !wanted(report))
             .unwrap_or_else(PoisonError::into_inner);
         if waited.timed_out() {
-            bail!(
-                "the stream is not as awaited after {timeout:?}: {:?}",
-                *report
-            );
+            bail!("the stream is not as awaited after {timeout:?}: {:?}", *report);
         }
         Ok(report.clone())
     }
@@ -278,10 +249,8 @@ impl Drop for ContinuousStream {
 
 /// Whether only the exchange was late; ETIMEDOUT means that the kernel has given the connection up.
 fn is_late(error: &std::io::Error) -> bool {
-    matches!(
-        error.kind(),
-        std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut
-    ) && error.raw_os_error() != Some(libc::ETIMEDOUT)
+    matches!(error.kind(), std::io::ErrorKind::WouldBlock | std::io::ErrorKind::TimedOut)
+        && error.raw_os_error() != Some(libc::ETIMEDOUT)
 }
 
 fn tcp_info(stream: &TcpStream) -> std::io::Result<libc::tcp_info> {
@@ -290,17 +259,7 @@ fn tcp_info(stream: &TcpStream) -> std::io::Result<libc::tcp_info> {
     let mut length = libc::socklen_t::try_from(size_of::<libc::tcp_info>()).unwrap_or(0);
     // SAFETY: the kernel writes at most `length` bytes to `info`.
     let answer = unsafe {
-        libc::getsockopt(
-            stream.as_raw_fd(),
-            libc::IPPROTO_TCP,
-            libc::TCP_INFO,
-            (&raw mut info).cast(),
-            &raw mut length,
-        )
+        libc::getsockopt(stream.as_raw_fd(), libc::IPPROTO_TCP, libc::TCP_INFO, (&raw mut info).cast(), &raw mut length)
     };
-    if answer == 0 {
-        Ok(info)
-    } else {
-        Err(std::io::Error::last_os_error())
-    }
+    if answer == 0 { Ok(info) } else { Err(std::io::Error::last_os_error()) }
 }

@@ -50,23 +50,13 @@ impl Testbed {
     /// Without root, without one of `ip`, `iptables`, `nft`, or when the kernel lacks something: what, and where.
     pub fn new(options: TestbedOptions) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let id = format!(
-            "pc{}-{}",
-            std::process::id(),
-            NEXT.fetch_add(1, Ordering::Relaxed)
-        );
-        ensure!(
-            options.mtu >= 1280,
-            "an MTU of {} is less than the 1280 bytes that IPv6 needs",
-            options.mtu
-        );
+        let id = format!("pc{}-{}", std::process::id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        ensure!(options.mtu >= 1280, "an MTU of {} is less than the 1280 bytes that IPv6 needs", options.mtu);
         let fabric = make_fabric(&id, &options).context("cannot make the fabric")?;
-        let outside =
-            make_outside(&id, &fabric, &options).context("cannot make the outside host")?;
+        let outside = make_outside(&id, &fabric, &options).context("cannot make the outside host")?;
         let nodes = (0..options.nodes)
             .map(|index| {
-                Node::new(&id, index, fabric.namespace(), &options)
-                    .with_context(|| format!("cannot make node {index}"))
+                Node::new(&id, index, fabric.namespace(), &options).with_context(|| format!("cannot make node {index}"))
             })
             .collect::<Result<Vec<Node>>>()?;
         for node in &nodes {
@@ -74,15 +64,7 @@ impl Testbed {
                 node.route_to(other, &options)?;
             }
         }
-        Ok(Self {
-            id,
-            options,
-            fabric,
-            outside,
-            nodes,
-            pods: Mutex::default(),
-            services: Mutex::default(),
-        })
+        Ok(Self { id, options, fabric, outside, nodes, pods: Mutex::default(), services: Mutex::default() })
     }
 
     /// The prefix of the names of its namespaces, for [`crate::leftovers_of`].
@@ -123,26 +105,13 @@ impl Testbed {
     /// # Errors
     /// When there is such a pod already, an address or port is taken, or the kernel refuses something.
     pub fn add_pod(&self, node: usize, name: &str, options: PodOptions) -> Result<Pod> {
-        let node = self
-            .nodes
-            .get(node)
-            .with_context(|| format!("there is no node {node}"))?;
+        let node = self.nodes.get(node).with_context(|| format!("there is no node {node}"))?;
         let mut pods = lock(&self.pods);
-        ensure!(
-            !pods.iter().any(|pod| pod.name() == name),
-            "there is a pod {name} already"
-        );
+        ensure!(!pods.iter().any(|pod| pod.name() == name), "there is a pod {name} already");
         let taken: Vec<IpAddr> = pods.iter().flat_map(|pod| pod.addresses()).collect();
         let addresses = choose_addresses(node, &options, &self.options, &taken)?;
-        let pod = Pod::new(
-            &self.id,
-            node,
-            name,
-            addresses,
-            &options.ports,
-            &self.options,
-        )
-        .with_context(|| format!("cannot make pod {name}"))?;
+        let pod = Pod::new(&self.id, node, name, addresses, &options.ports, &self.options)
+            .with_context(|| format!("cannot make pod {name}"))?;
         pods.push(pod.clone());
         Ok(pod)
     }
@@ -153,8 +122,7 @@ impl Testbed {
     /// When its veth is gone already.
     pub fn remove_pod(&self, pod: &Pod) -> Result<()> {
         lock(&self.pods).retain(|have| have.name() != pod.name());
-        pod.disconnect()
-            .with_context(|| format!("cannot remove pod {}", pod.name()))
+        pod.disconnect().with_context(|| format!("cannot remove pod {}", pod.name()))
     }
 
     /// Its pods, in the order in which they were made.
@@ -168,19 +136,11 @@ impl Testbed {
     pub fn describe(&self) -> String {
         let pods = self.pods();
         let hosts = [&self.fabric, &self.outside].into_iter();
-        let hosts = hosts
-            .chain(self.nodes.iter().map(|node| &**node))
-            .chain(pods.iter().map(|pod| &**pod));
+        let hosts = hosts.chain(self.nodes.iter().map(|node| &**node)).chain(pods.iter().map(|pod| &**pod));
         hosts
             .map(|host| {
-                let addresses: Vec<String> =
-                    host.addresses().iter().map(ToString::to_string).collect();
-                format!(
-                    "{:24} {:40} nsenter --net={}\n",
-                    host.name(),
-                    addresses.join(" "),
-                    host.namespace().path()
-                )
+                let addresses: Vec<String> = host.addresses().iter().map(ToString::to_string).collect();
+                format!("{:24} {:40} nsenter --net={}\n", host.name(), addresses.join(" "), host.namespace().path())
             })
             .collect()
     }
@@ -205,10 +165,7 @@ fn make_fabric(id: &str, options: &TestbedOptions) -> Result<Host> {
     namespace.sysctl("net/ipv4/ip_forward", "1")?;
     namespace.sysctl("net/ipv6/conf/all/forwarding", "1")?;
     let mut commands = vec![
-        format!(
-            "link add fabric mtu {} type bridge mcast_snooping 0",
-            options.mtu
-        ),
+        format!("link add fabric mtu {} type bridge mcast_snooping 0", options.mtu),
         "link set fabric up".to_owned(),
     ];
     if options.families.has_v4() {
@@ -227,22 +184,14 @@ fn make_fabric(id: &str, options: &TestbedOptions) -> Result<Host> {
             namespace.sysctl(&format!("net/bridge/bridge-nf-call-{key}"), "0")?;
         }
     }
-    Ok(Host::new(
-        "fabric",
-        namespace,
-        "fabric",
-        options.families.pick(FABRIC_V4, FABRIC_V6),
-    ))
+    Ok(Host::new("fabric", namespace, "fabric", options.families.pick(FABRIC_V4, FABRIC_V6)))
 }
 
 fn make_outside(id: &str, fabric: &Host, options: &TestbedOptions) -> Result<Host> {
     let namespace = Namespace::new(&format!("{id}-outside"))?;
     let mtu = options.mtu;
     let mut in_fabric = vec![
-        format!(
-            "link add outside mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
-            namespace.path()
-        ),
+        format!("link add outside mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", namespace.path()),
         "link set outside up".to_owned(),
     ];
     let mut inside = vec!["link set eth0 up".to_owned()];
@@ -258,12 +207,7 @@ fn make_outside(id: &str, fabric: &Host, options: &TestbedOptions) -> Result<Hos
     }
     fabric.namespace().ip(in_fabric)?;
     namespace.ip(inside)?;
-    let outside = Host::new(
-        "outside",
-        namespace,
-        "eth0",
-        options.families.pick(OUTSIDE_V4, OUTSIDE_V6),
-    );
+    let outside = Host::new("outside", namespace, "eth0", options.families.pick(OUTSIDE_V4, OUTSIDE_V6));
     outside.await_link("eth0")?;
     fabric.await_link("outside")?;
     Ok(outside)

@@ -1,49 +1,31 @@
 //! The testbed itself, on real namespaces. Needs root.
 
-#![expect(
-    clippy::unwrap_used,
-    clippy::expect_used,
-    reason = "helpers of tests fail by panicking, as tests do"
-)]
+#![expect(clippy::unwrap_used, clippy::expect_used, reason = "helpers of tests fail by panicking, as tests do")]
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::time::Duration;
 
 use portcullis_testbed::{
-    ExternalTrafficPolicy, Families, Outcome, Pod, PodOptions, Probe, Process, Protocol, Proxy,
-    Service, Shape, Stream, Testbed, TestbedOptions, UdpStream, VethNames, br_netfilter_available,
-    leftovers_after, probe, probe_all,
+    ExternalTrafficPolicy, Families, Outcome, Pod, PodOptions, Probe, Process, Protocol, Proxy, Service, Shape, Stream,
+    Testbed, TestbedOptions, UdpStream, VethNames, br_netfilter_available, leftovers_after, probe, probe_all,
 };
 
 const VIP_V4: Ipv4Addr = Ipv4Addr::new(10, 0, 0, 10);
 const VIP_V6: Ipv6Addr = Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 0, 10);
-const PROTOCOLS: [(Protocol, u16); 4] = [
-    (Protocol::Tcp, 80),
-    (Protocol::Udp, 80),
-    (Protocol::Sctp, 80),
-    (Protocol::Icmp, 0),
-];
+const PROTOCOLS: [(Protocol, u16); 4] =
+    [(Protocol::Tcp, 80), (Protocol::Udp, 80), (Protocol::Sctp, 80), (Protocol::Icmp, 0)];
 const SECOND: Duration = Duration::from_secs(1);
 
 fn serving_all() -> PodOptions {
-    PodOptions::default()
-        .serving(Protocol::Tcp, 80)
-        .serving(Protocol::Udp, 80)
-        .serving(Protocol::Sctp, 80)
+    PodOptions::default().serving(Protocol::Tcp, 80).serving(Protocol::Udp, 80).serving(Protocol::Sctp, 80)
 }
 
 /// A client and a server on node 0, a server on node 1.
 fn three_pods(options: TestbedOptions) -> (Testbed, Pod, Pod, Pod) {
     let bed = Testbed::new(options).expect("the testbed");
-    let client = bed
-        .add_pod(0, "x/client", serving_all())
-        .expect("the client");
-    let near = bed
-        .add_pod(0, "y/near", serving_all())
-        .expect("the server on the same node");
-    let far = bed
-        .add_pod(1, "y/far", serving_all())
-        .expect("the server on the other node");
+    let client = bed.add_pod(0, "x/client", serving_all()).expect("the client");
+    let near = bed.add_pod(0, "y/near", serving_all()).expect("the server on the same node");
+    let far = bed.add_pod(1, "y/far", serving_all()).expect("the server on the other node");
     (bed, client, near, far)
 }
 
@@ -67,77 +49,33 @@ fn expect_all(what: &str, probes: &[(Probe, Outcome)]) {
 fn everybody_reaches_everybody(shape: Shape) {
     let (bed, client, near, far) = three_pods(TestbedOptions::shaped(shape));
     for (protocol, port) in &PROTOCOLS[..3] {
-        bed.node(0)
-            .serve(*protocol, *port)
-            .expect("a server on the node");
-        bed.outside()
-            .serve(*protocol, *port)
-            .expect("a server outside");
+        bed.node(0).serve(*protocol, *port).expect("a server on the node");
+        bed.outside().serve(*protocol, *port).expect("a server outside");
     }
     let mut rows = Vec::new();
-    for from in [
-        &**bed.node(0),
-        &**bed.node(1),
-        bed.outside(),
-        &client,
-        &near,
-        &far,
-    ] {
+    for from in [&**bed.node(0), &**bed.node(1), bed.outside(), &client, &near, &far] {
         for to in [&**bed.node(0), bed.outside(), &client, &near, &far] {
-            assert_eq!(
-                to.addresses().len(),
-                2,
-                "{} has an address of each family",
-                to.name()
-            );
+            assert_eq!(to.addresses().len(), 2, "{} has an address of each family", to.name());
             for address in to.addresses() {
                 for (protocol, port) in PROTOCOLS {
-                    let name = if protocol == Protocol::Icmp {
-                        address.to_string()
-                    } else {
-                        to.name().to_owned()
-                    };
-                    rows.push((
-                        Probe::new(from, address, protocol, port),
-                        Outcome::Answered(name),
-                    ));
+                    let name = if protocol == Protocol::Icmp { address.to_string() } else { to.name().to_owned() };
+                    rows.push((Probe::new(from, address, protocol, port), Outcome::Answered(name)));
                 }
             }
         }
-        for (protocol, port) in [
-            (Protocol::Tcp, 81),
-            (Protocol::Udp, 81),
-            (Protocol::Sctp, 81),
-        ] {
-            rows.push((
-                Probe::new(from, near.v4().unwrap(), protocol, port),
-                Outcome::Refused,
-            ));
-            rows.push((
-                Probe::new(from, near.v6().unwrap(), protocol, port),
-                Outcome::Refused,
-            ));
+        for (protocol, port) in [(Protocol::Tcp, 81), (Protocol::Udp, 81), (Protocol::Sctp, 81)] {
+            rows.push((Probe::new(from, near.v4().unwrap(), protocol, port), Outcome::Refused));
+            rows.push((Probe::new(from, near.v6().unwrap(), protocol, port), Outcome::Refused));
         }
     }
     expect_all("everybody reaches everybody", &rows);
 
-    let idle = bed
-        .add_pod(1, "z/idle", PodOptions::default())
-        .expect("a pod that serves nothing");
+    let idle = bed.add_pod(1, "z/idle", PodOptions::default()).expect("a pod that serves nothing");
     let refused: Vec<_> = idle
         .addresses()
         .into_iter()
-        .flat_map(|address| {
-            PROTOCOLS[..3]
-                .iter()
-                .map(move |(protocol, port)| (address, *protocol, *port))
-        })
-        .map(|(address, protocol, port)| {
-            (
-                Probe::new(&client, address, protocol, port),
-                Outcome::Refused,
-            )
-        })
+        .flat_map(|address| PROTOCOLS[..3].iter().map(move |(protocol, port)| (address, *protocol, *port)))
+        .map(|(address, protocol, port)| (Probe::new(&client, address, protocol, port), Outcome::Refused))
         .collect();
     expect_all("a pod that serves nothing refuses", &refused);
     drop(idle);
@@ -157,19 +95,9 @@ fn bridged_pods_reach_everybody() {
 }
 
 fn services_translate(shape: Shape, proxy: Proxy) {
-    let (bed, client, near, far) = three_pods(TestbedOptions {
-        proxy,
-        ..TestbedOptions::shaped(shape)
-    });
-    for (at, protocol) in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .enumerate()
-    {
-        for (name, host, port) in [
-            ("near", &near, 8080),
-            ("far", &far, 8081),
-            ("self", &client, 8082),
-        ] {
+    let (bed, client, near, far) = three_pods(TestbedOptions { proxy, ..TestbedOptions::shaped(shape) });
+    for (at, protocol) in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().enumerate() {
+        for (name, host, port) in [("near", &near, 8080), ("far", &far, 8081), ("self", &client, 8082)] {
             let service = Service::new(&format!("{name}-{protocol}"))
                 .vip(VIP_V4)
                 .vip(VIP_V6)
@@ -180,10 +108,7 @@ fn services_translate(shape: Shape, proxy: Proxy) {
         }
     }
     let mut rows = Vec::new();
-    for (at, protocol) in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp]
-        .into_iter()
-        .enumerate()
-    {
+    for (at, protocol) in [Protocol::Tcp, Protocol::Udp, Protocol::Sctp].into_iter().enumerate() {
         let at = 100 * u16::try_from(at).unwrap();
         for (server, port) in [(&near, 8080), (&far, 8081), (&client, 8082)] {
             let answer = Outcome::Answered(server.name().to_owned());
@@ -196,10 +121,7 @@ fn services_translate(shape: Shape, proxy: Proxy) {
             for node in bed.nodes() {
                 for address in node.addresses() {
                     for from in [bed.outside(), &*far] {
-                        rows.push((
-                            Probe::new(from, address, protocol, port + 22_000 + at),
-                            answer.clone(),
-                        ));
+                        rows.push((Probe::new(from, address, protocol, port + 22_000 + at), answer.clone()));
                     }
                 }
             }
@@ -207,25 +129,13 @@ fn services_translate(shape: Shape, proxy: Proxy) {
     }
     expect_all("services", &rows);
 
-    bed.service(
-        Service::new("near-tcp")
-            .vip(VIP_V4)
-            .port(Protocol::Tcp, 8080),
-    )
-    .expect("a service without backends");
-    assert_eq!(
-        probe(&client, VIP_V4, Protocol::Tcp, 8080),
-        Outcome::Refused,
-        "a service without backends refuses"
-    );
+    bed.service(Service::new("near-tcp").vip(VIP_V4).port(Protocol::Tcp, 8080)).expect("a service without backends");
+    assert_eq!(probe(&client, VIP_V4, Protocol::Tcp, 8080), Outcome::Refused, "a service without backends refuses");
     bed.remove_service("near-tcp").expect("removed");
     bed.remove_service("near-tcp").expect_err("removed twice");
     // Nobody knows the address any more: the fabric says so.
     let gone = probe(&client, VIP_V4, Protocol::Tcp, 8080);
-    assert!(
-        !matches!(gone, Outcome::Answered(_)),
-        "a removed service answered: {gone:?}"
-    );
+    assert!(!matches!(gone, Outcome::Answered(_)), "a removed service answered: {gone:?}");
 }
 
 #[test]
@@ -251,25 +161,12 @@ fn services_by_nftables_bridged() {
 #[test]
 fn backends_are_taken_in_turn() {
     for proxy in [Proxy::IptablesNft, Proxy::Nftables] {
-        let (bed, client, near, far) = three_pods(TestbedOptions {
-            proxy,
-            ..TestbedOptions::default()
-        });
-        let service = Service::new("both")
-            .vip(VIP_V4)
-            .backend(&near, 80)
-            .backend(&far, 80)
-            .in_turn();
+        let (bed, client, near, far) = three_pods(TestbedOptions { proxy, ..TestbedOptions::default() });
+        let service = Service::new("both").vip(VIP_V4).backend(&near, 80).backend(&far, 80).in_turn();
         bed.service(service).expect("a service");
-        for (at, wanted) in ["y/near", "y/far", "y/near", "y/far"]
-            .into_iter()
-            .enumerate()
-        {
+        for (at, wanted) in ["y/near", "y/far", "y/near", "y/far"].into_iter().enumerate() {
             let outcome = probe(&client, VIP_V4, Protocol::Tcp, 80);
-            assert!(
-                outcome.is_answer_of(wanted),
-                "{proxy:?}, connection {at}: {outcome:?}, not {wanted}"
-            );
+            assert!(outcome.is_answer_of(wanted), "{proxy:?}, connection {at}: {outcome:?}, not {wanted}");
         }
     }
 }
@@ -281,37 +178,22 @@ fn node_ports_masquerade_unless_local() {
     let outside = bed.outside().v4().unwrap();
     let node = bed.node(0).v4().unwrap();
     for (policy, seen) in [(Cluster, node), (Local, outside)] {
-        let service = Service::new("s")
-            .backend(&near, 80)
-            .node_port(30_080)
-            .external_traffic_policy(policy);
+        let service = Service::new("s").backend(&near, 80).node_port(30_080).external_traffic_policy(policy);
         bed.service(service).expect("a service");
         let capture = near.capture("eth0").expect("a capture");
-        assert!(
-            probe(bed.outside(), node, Protocol::Tcp, 30_080).is_answer_of("y/near"),
-            "{policy:?}"
-        );
+        assert!(probe(bed.outside(), node, Protocol::Tcp, 30_080).is_answer_of("y/near"), "{policy:?}");
         let syn = capture
-            .next_matching(SECOND, |frame| {
-                !frame.outgoing && frame.ethertype() == 0x0800
-            })
+            .next_matching(SECOND, |frame| !frame.outgoing && frame.ethertype() == 0x0800)
             .expect("captured")
             .expect("a packet");
-        assert_eq!(
-            syn.payload()[12..16],
-            seen.octets(),
-            "the source that the backend sees, {policy:?}"
-        );
+        assert_eq!(syn.payload()[12..16], seen.octets(), "the source that the backend sees, {policy:?}");
     }
 }
 
 #[test]
 fn local_traffic_policy_drops_where_no_backend_is() {
     for proxy in [Proxy::IptablesNft, Proxy::Nftables] {
-        let (bed, _client, near, far) = three_pods(TestbedOptions {
-            proxy,
-            ..TestbedOptions::default()
-        });
+        let (bed, _client, near, far) = three_pods(TestbedOptions { proxy, ..TestbedOptions::default() });
         let service = Service::new("s")
             .backend(&near, 80)
             .node_port(30_080)
@@ -319,19 +201,10 @@ fn local_traffic_policy_drops_where_no_backend_is() {
         bed.service(service).expect("a service");
         let answer = Outcome::Answered("y/near".into());
         let mut rows = Vec::new();
-        for (node, outside) in [
-            (bed.node(0), answer.clone()),
-            (bed.node(1), Outcome::Timeout),
-        ] {
+        for (node, outside) in [(bed.node(0), answer.clone()), (bed.node(1), Outcome::Timeout)] {
             for address in node.addresses() {
-                rows.push((
-                    Probe::new(bed.outside(), address, Protocol::Tcp, 30_080),
-                    outside.clone(),
-                ));
-                rows.push((
-                    Probe::new(&far, address, Protocol::Tcp, 30_080),
-                    answer.clone(),
-                ));
+                rows.push((Probe::new(bed.outside(), address, Protocol::Tcp, 30_080), outside.clone()));
+                rows.push((Probe::new(&far, address, Protocol::Tcp, 30_080), answer.clone()));
             }
         }
         expect_all(&format!("{proxy:?}"), &rows);
@@ -344,33 +217,15 @@ fn bridges_bypass_iptables_unless_told() {
         return;
     }
     for br_netfilter in [true, false] {
-        let (bed, client, near, far) = three_pods(TestbedOptions {
-            br_netfilter,
-            ..TestbedOptions::shaped(Shape::Bridged)
-        });
-        bed.service(
-            Service::new("near")
-                .vip(VIP_V4)
-                .port(Protocol::Udp, 8080)
-                .backend(&near, 80),
-        )
-        .expect("a service");
-        bed.service(
-            Service::new("far")
-                .vip(VIP_V4)
-                .port(Protocol::Udp, 8081)
-                .backend(&far, 80),
-        )
-        .expect("a service");
+        let (bed, client, near, far) =
+            three_pods(TestbedOptions { br_netfilter, ..TestbedOptions::shaped(Shape::Bridged) });
+        bed.service(Service::new("near").vip(VIP_V4).port(Protocol::Udp, 8080).backend(&near, 80)).expect("a service");
+        bed.service(Service::new("far").vip(VIP_V4).port(Protocol::Udp, 8081).backend(&far, 80)).expect("a service");
         let from_far = probe(&client, VIP_V4, Protocol::Udp, 8081);
         assert!(from_far.is_answer_of("y/far"), "{from_far:?}");
         // Without br_netfilter the answer takes the short way, and comes from an address that the client never asked.
         let from_near = probe(&client, VIP_V4, Protocol::Udp, 8080);
-        assert_eq!(
-            from_near.is_answer_of("y/near"),
-            br_netfilter,
-            "{from_near:?}"
-        );
+        assert_eq!(from_near.is_answer_of("y/near"), br_netfilter, "{from_near:?}");
     }
 }
 
@@ -384,26 +239,13 @@ fn a_testbed_may_have_one_family() {
                 veth_names: VethNames::Random,
                 ..TestbedOptions::shaped(shape)
             });
-            assert_eq!(
-                (client.v4().is_ok(), client.v6().is_ok()),
-                (v4, !v4),
-                "{families:?}"
-            );
+            assert_eq!((client.v4().is_ok(), client.v6().is_ok()), (v4, !v4), "{families:?}");
             assert!(client.veth().starts_with("veth"), "{}", client.veth());
-            assert!(
-                client
-                    .namespace()
-                    .tool("ip", &["link", "show", "eth0"])
-                    .unwrap()
-                    .contains("mtu 1400")
-            );
+            assert!(client.namespace().tool("ip", &["link", "show", "eth0"]).unwrap().contains("mtu 1400"));
             for to in [&*far, bed.outside(), &**bed.node(0)] {
                 assert_eq!(to.addresses().len(), 1, "{families:?}: {to:?}");
                 let address = to.addresses()[0];
-                assert_eq!(
-                    probe(&client, address, Protocol::Icmp, 0),
-                    Outcome::Answered(address.to_string())
-                );
+                assert_eq!(probe(&client, address, Protocol::Icmp, 0), Outcome::Answered(address.to_string()));
             }
         }
     }
@@ -423,16 +265,8 @@ fn dropped_packets_time_out() {
     for (protocol, port) in PROTOCOLS {
         for (to, blocked) in [(&near, true), (&far, false)] {
             for address in to.addresses() {
-                let name = if protocol == Protocol::Icmp {
-                    address.to_string()
-                } else {
-                    to.name().to_owned()
-                };
-                let wanted = if blocked {
-                    Outcome::Timeout
-                } else {
-                    Outcome::Answered(name)
-                };
+                let name = if protocol == Protocol::Icmp { address.to_string() } else { to.name().to_owned() };
+                let wanted = if blocked { Outcome::Timeout } else { Outcome::Answered(name) };
                 rows.push((Probe::new(&client, address, protocol, port), wanted));
             }
         }
@@ -449,78 +283,37 @@ fn streams_notice_a_break_and_its_end() {
     let running = Stream::open(&client, far.v4().unwrap(), 80, SECOND)
         .and_then(|stream| stream.run(Duration::from_millis(2), Duration::from_millis(100)))
         .expect("a running stream");
-    let udp = UdpStream::start(
-        &client,
-        far.v4().unwrap(),
-        9000,
-        &far,
-        9000,
-        Duration::from_millis(2),
-    )
-    .expect("udp");
+    let udp = UdpStream::start(&client, far.v4().unwrap(), 9000, &far, 9000, Duration::from_millis(2)).expect("udp");
     let report = running.wait_for_exchanges(20, SECOND).expect("exchanges");
     assert!(report.is_lossless(), "{report:?}");
     let report = udp.wait_for_received(20, SECOND).expect("datagrams");
-    assert_eq!(
-        (report.longest_gap, report.duplicates),
-        (0, 0),
-        "{report:?}"
-    );
+    assert_eq!((report.longest_gap, report.duplicates), (0, 0), "{report:?}");
 
-    let block =
-        "table inet block { chain forward { type filter hook forward priority 0; drop; }; }";
+    let block = "table inet block { chain forward { type filter hook forward priority 0; drop; }; }";
     bed.node(1).namespace().nft(block).expect("a drop rule");
-    stream
-        .exchange(Duration::from_millis(100))
-        .expect_err("an exchange through a drop rule");
-    let report = running
-        .wait_until(|report| report.timeouts > 0, SECOND)
-        .expect("a timeout");
+    stream.exchange(Duration::from_millis(100)).expect_err("an exchange through a drop rule");
+    let report = running.wait_until(|report| report.timeouts > 0, SECOND).expect("a timeout");
     assert!(!report.is_lossless(), "{report:?}");
     assert!(udp.report().lost() > 0, "{:?}", udp.report());
 
-    bed.node(1)
-        .namespace()
-        .nft("delete table inet block")
-        .expect("the rule goes");
-    stream
-        .exchange(3 * SECOND)
-        .expect("an exchange after the block");
-    assert!(
-        stream.retransmits().unwrap() > 0,
-        "TCP has sent again what was dropped"
-    );
-    running
-        .wait_for_exchanges(5, 3 * SECOND)
-        .expect("exchanges after the block");
-    udp.wait_for_received(5, SECOND)
-        .expect("datagrams after the block");
+    bed.node(1).namespace().nft("delete table inet block").expect("the rule goes");
+    stream.exchange(3 * SECOND).expect("an exchange after the block");
+    assert!(stream.retransmits().unwrap() > 0, "TCP has sent again what was dropped");
+    running.wait_for_exchanges(5, 3 * SECOND).expect("exchanges after the block");
+    udp.wait_for_received(5, SECOND).expect("datagrams after the block");
     let report = udp.stop();
-    assert!(
-        report.longest_gap > 5 && report.lost() == report.longest_gap,
-        "{report:?}"
-    );
+    assert!(report.longest_gap > 5 && report.lost() == report.longest_gap, "{report:?}");
 
-    near.stop_serving(Protocol::Tcp, 80)
-        .expect("the server stops");
-    far.stop_serving(Protocol::Tcp, 80)
-        .expect("the server stops");
-    let report = running
-        .wait_until(|report| report.broken.is_some(), SECOND)
-        .expect("a broken connection");
+    near.stop_serving(Protocol::Tcp, 80).expect("the server stops");
+    far.stop_serving(Protocol::Tcp, 80).expect("the server stops");
+    let report = running.wait_until(|report| report.broken.is_some(), SECOND).expect("a broken connection");
     assert!(report.exchanges > 20, "{report:?}");
 }
 
 #[test]
 fn frames_are_injected_and_captured() {
-    let bed = Testbed::new(TestbedOptions {
-        nodes: 1,
-        ..TestbedOptions::default()
-    })
-    .expect("the testbed");
-    let pod = bed
-        .add_pod(0, "x/pod", PodOptions::default())
-        .expect("a pod");
+    let bed = Testbed::new(TestbedOptions { nodes: 1, ..TestbedOptions::default() }).expect("the testbed");
+    let pod = bed.add_pod(0, "x/pod", PodOptions::default()).expect("a pod");
     let capture = bed.node(0).capture(pod.veth()).expect("a capture");
     let frame: Vec<u8> = [[0xaa; 6], pod.mac("eth0").expect("a MAC")]
         .concat()
@@ -530,18 +323,12 @@ fn frames_are_injected_and_captured() {
         .chain(*b"sixty bytes are the least that an Ethernet frame may have ...!")
         .collect();
     pod.inject("eth0", &frame).expect("injected");
-    let seen = capture
-        .next_matching(SECOND, |frame| frame.ethertype() == 0x88b5)
-        .expect("captured");
+    let seen = capture.next_matching(SECOND, |frame| frame.ethertype() == 0x88b5).expect("captured");
     assert_eq!(seen.expect("the frame").bytes, frame);
     bed.node(0).inject(pod.veth(), &frame).expect("injected");
-    let seen = capture
-        .next_matching(SECOND, |frame| frame.ethertype() == 0x88b5)
-        .expect("captured");
+    let seen = capture.next_matching(SECOND, |frame| frame.ethertype() == 0x88b5).expect("captured");
     assert!(seen.expect("the frame").outgoing);
-    let nothing = capture.next_matching(Duration::from_millis(50), |frame| {
-        frame.ethertype() == 0x88b5
-    });
+    let nothing = capture.next_matching(Duration::from_millis(50), |frame| frame.ethertype() == 0x88b5);
     assert_eq!(nothing.expect("captured"), None);
 }
 
@@ -550,41 +337,23 @@ fn pods_come_and_go_and_change_addresses() {
     for shape in [Shape::Routed, Shape::Bridged] {
         let (bed, client, near, _far) = three_pods(TestbedOptions::shaped(shape));
         let (veth, addresses) = (near.veth().to_owned(), near.addresses());
-        bed.add_pod(0, "y/near", PodOptions::default())
-            .expect_err("the same name twice");
+        bed.add_pod(0, "y/near", PodOptions::default()).expect_err("the same name twice");
         bed.remove_pod(&near).expect("removed");
         assert_eq!(bed.node(0).ifindex(&veth).ok(), None, "the veth is gone");
         drop(near);
         let again = bed.add_pod(0, "y/near", serving_all()).expect("made anew");
         assert_eq!(again.addresses(), addresses, "addresses are given again");
-        assert_eq!(
-            again.veth() == veth,
-            shape == Shape::Routed,
-            "only Azure's names are given again"
-        );
+        assert_eq!(again.veth() == veth, shape == Shape::Routed, "only Azure's names are given again");
         let v4 = again.v4().unwrap();
         assert!(probe(&client, v4, Protocol::Tcp, 80).is_answer_of("y/near"));
 
         again.del_address(v4.into()).expect("the address goes");
-        assert!(
-            !probe(&client, v4, Protocol::Tcp, 80).is_answer_of("y/near"),
-            "without its address"
-        );
+        assert!(!probe(&client, v4, Protocol::Tcp, 80).is_answer_of("y/near"), "without its address");
         again.add_address(v4.into()).expect("the address comes");
-        again
-            .add_address(Ipv4Addr::new(10, 244, 0, 99).into())
-            .expect("a foreign address");
+        again.add_address(Ipv4Addr::new(10, 244, 0, 99).into()).expect("a foreign address");
         assert_eq!(again.addresses().len(), 3);
-        again
-            .del_address(Ipv4Addr::new(10, 244, 0, 98).into())
-            .expect_err("an address that is not there");
-        let fixed = bed
-            .add_pod(
-                0,
-                "z/fixed",
-                serving_all().at_v4(Ipv4Addr::new(10, 244, 0, 77)),
-            )
-            .expect("a pod");
+        again.del_address(Ipv4Addr::new(10, 244, 0, 98).into()).expect_err("an address that is not there");
+        let fixed = bed.add_pod(0, "z/fixed", serving_all().at_v4(Ipv4Addr::new(10, 244, 0, 77))).expect("a pod");
         assert_eq!(fixed.v4().unwrap(), Ipv4Addr::new(10, 244, 0, 77));
         assert!(probe(&client, fixed.v4().unwrap(), Protocol::Udp, 80).is_answer_of("z/fixed"));
     }
@@ -592,40 +361,21 @@ fn pods_come_and_go_and_change_addresses() {
 
 #[test]
 fn programs_run_in_the_nodes_namespace() {
-    let bed = Testbed::new(TestbedOptions {
-        nodes: 1,
-        ..TestbedOptions::default()
-    })
-    .expect("the testbed");
+    let bed = Testbed::new(TestbedOptions { nodes: 1, ..TestbedOptions::default() }).expect("the testbed");
     let node = bed.node(0);
     let mut command = node.command("sh");
-    command.args([
-        "-c",
-        "ip -o addr show dev eth0 >&2; echo ready >&2; exec sleep 1000",
-    ]);
+    command.args(["-c", "ip -o addr show dev eth0 >&2; echo ready >&2; exec sleep 1000"]);
     let process = node.spawn(command).expect("started");
-    process
-        .wait_for_line(|line| line == "ready", 5 * SECOND)
-        .expect("a line");
+    process.wait_for_line(|line| line == "ready", 5 * SECOND).expect("a line");
     let address = format!("{}/16", node.v4().unwrap());
-    assert!(
-        process.stderr().iter().any(|line| line.contains(&address)),
-        "{:?}",
-        process.stderr()
-    );
-    process
-        .wait_for_line(|line| line == "never", Duration::from_millis(20))
-        .expect_err("no such line");
+    assert!(process.stderr().iter().any(|line| line.contains(&address)), "{:?}", process.stderr());
+    process.wait_for_line(|line| line == "never", Duration::from_millis(20)).expect_err("no such line");
     process.terminate(SECOND).expect("terminated");
-    process
-        .wait_for_line(|line| line == "never", SECOND)
-        .expect_err("it has ended");
+    process.wait_for_line(|line| line == "never", SECOND).expect_err("it has ended");
 
-    node.serve(Protocol::Tcp, 8080)
-        .expect("a server that does not speak HTTP");
+    node.serve(Protocol::Tcp, 8080).expect("a server that does not speak HTTP");
     let address = SocketAddr::from(([127, 0, 0, 1], 8080));
-    node.wait_http_200(address, "/readyz", Duration::from_millis(20))
-        .expect_err("no HTTP");
+    node.wait_http_200(address, "/readyz", Duration::from_millis(20)).expect_err("no HTTP");
 
     let mut lasting = node.command("sleep");
     lasting.arg("1000");
@@ -637,47 +387,23 @@ fn programs_run_in_the_nodes_namespace() {
 
     // The pod's handle keeps its namespace and its node's, and nothing else.
     let found = leftovers_after(bed);
-    assert!(
-        found.iter().all(|what| what.contains(" (descriptor ")),
-        "{found:?}"
-    );
+    assert!(found.iter().all(|what| what.contains(" (descriptor ")), "{found:?}");
     assert_eq!(found.len(), 2, "{found:?}");
-    assert!(
-        in_pod.try_wait().expect("its status").is_some(),
-        "a process outlives its testbed"
-    );
-    assert!(
-        lasting.try_wait().expect("its status").is_some(),
-        "a process outlives its testbed"
-    );
+    assert!(in_pod.try_wait().expect("its status").is_some(), "a process outlives its testbed");
+    assert!(lasting.try_wait().expect("its status").is_some(), "a process outlives its testbed");
 }
 
 #[test]
 fn leftovers_are_named() {
-    let bed = Testbed::new(TestbedOptions {
-        nodes: 1,
-        ..TestbedOptions::default()
-    })
-    .expect("the testbed");
+    let bed = Testbed::new(TestbedOptions { nodes: 1, ..TestbedOptions::default() }).expect("the testbed");
     let pod = bed.add_pod(0, "x/pod", serving_all()).expect("a pod");
     let id = bed.id().to_owned();
-    let socket = pod
-        .namespace()
-        .run(|| Ok(std::net::UdpSocket::bind("127.0.0.1:0")?))
-        .expect("a socket");
-    let mut child = bed
-        .node(0)
-        .command("sleep")
-        .arg("1000")
-        .spawn()
-        .expect("a process");
+    let socket = pod.namespace().run(|| Ok(std::net::UdpSocket::bind("127.0.0.1:0")?)).expect("a socket");
+    let mut child = bed.node(0).command("sleep").arg("1000").spawn().expect("a process");
     drop(pod);
     let found = leftovers_after(bed).join("\n");
     for (what, part) in [
-        (
-            "a process in a node",
-            format!("{id}-node0 (process {}", child.id()),
-        ),
+        ("a process in a node", format!("{id}-node0 (process {}", child.id())),
         ("a socket in a pod", format!("{id}-pod-x.pod (socket")),
     ] {
         assert!(found.contains(&part), "{what} ({part}) is not in:\n{found}");
@@ -701,10 +427,7 @@ fn a_panic_leaves_nothing_behind() {
     })
     .join();
     assert!(panicked.is_err());
-    assert_eq!(
-        portcullis_testbed::leftovers_of(&id.recv().unwrap()),
-        Vec::<String>::new()
-    );
+    assert_eq!(portcullis_testbed::leftovers_of(&id.recv().unwrap()), Vec::<String>::new());
 }
 
 /// Set in the process that [`a_killed_process_leaves_nothing_behind`] starts, to run [`victim`].
@@ -715,11 +438,7 @@ fn victim() {
     if std::env::var_os(VICTIM).is_none() {
         return;
     }
-    let bed = Testbed::new(TestbedOptions {
-        nodes: 1,
-        ..TestbedOptions::default()
-    })
-    .expect("the testbed");
+    let bed = Testbed::new(TestbedOptions { nodes: 1, ..TestbedOptions::default() }).expect("the testbed");
     // The thread that asks for the process ends before the process does.
     let asked = std::thread::scope(|scope| {
         let sleep = || {
@@ -730,10 +449,7 @@ fn victim() {
         scope.spawn(sleep).join()
     });
     let process: Process = asked.expect("no panic").expect("started");
-    assert!(
-        process.wait(Duration::from_millis(100)).is_err(),
-        "it ended with the thread that asked for it"
-    );
+    assert!(process.wait(Duration::from_millis(100)).is_err(), "it ended with the thread that asked for it");
     eprintln!("VICTIM {} {}", process.id(), bed.node(0).namespace().path());
     loop {
         std::thread::park();
@@ -757,18 +473,14 @@ fn a_killed_process_leaves_nothing_behind() {
         .expect("the victim's line");
     let (process, namespace) = line.split_once(' ').expect("a process and a namespace");
     let inode = std::fs::read_link(namespace).expect("the victim's namespace");
-    let sleeping =
-        std::fs::read_link(format!("/proc/{process}/ns/net")).expect("the victim's process");
+    let sleeping = std::fs::read_link(format!("/proc/{process}/ns/net")).expect("the victim's process");
     assert_eq!(sleeping, inode, "the process runs in the node's namespace");
     killed.kill().expect("killed");
     killed.wait().expect("waited for");
     let deadline = std::time::Instant::now() + 5 * SECOND;
     // The orphan may be listed, without a namespace, until its new parent has waited for it.
     while std::fs::read_link(format!("/proc/{process}/ns/net")).is_ok_and(|is| is == inode) {
-        assert!(
-            std::time::Instant::now() < deadline,
-            "process {process} outlives the one that started it"
-        );
+        assert!(std::time::Instant::now() < deadline, "process {process} outlives the one that started it");
         std::thread::sleep(Duration::from_millis(5));
     }
 }

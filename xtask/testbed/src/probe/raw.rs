@@ -24,12 +24,7 @@ impl Probe {
         let socket = self.raw_socket(IpProtocol::from(i32::from(sctp::PROTOCOL)))?;
         let source = self.source_port.unwrap_or_else(fresh_number);
         let tag = 0x5000_0000 | u32::from(fresh_number());
-        let init = Packet {
-            source,
-            destination: self.port,
-            tag: 0,
-            chunk: Chunk::Init { tag },
-        };
+        let init = Packet { source, destination: self.port, tag: 0, chunk: Chunk::Init { tag } };
         socket.send(&init.encode())?;
         loop {
             let bytes = self.receive(&socket, deadline)?;
@@ -41,9 +36,7 @@ impl Probe {
                 continue;
             }
             return Ok(match answer.chunk {
-                Chunk::InitAck { cookie, .. } => {
-                    Outcome::Answered(String::from_utf8_lossy(&cookie).into_owned())
-                }
+                Chunk::InitAck { cookie, .. } => Outcome::Answered(String::from_utf8_lossy(&cookie).into_owned()),
                 Chunk::Abort => Outcome::Refused,
                 other => Outcome::Error(format!("INIT was answered by {other:?}")),
             });
@@ -53,11 +46,8 @@ impl Probe {
     pub(super) fn ask_icmp(&self) -> std::io::Result<Outcome> {
         let deadline = Instant::now() + self.timeout;
         // RFC 792 and RFC 4443: types of echo request and reply.
-        let (protocol, request, reply) = if self.to.is_ipv4() {
-            (IpProtocol::ICMPV4, 8, 0)
-        } else {
-            (IpProtocol::ICMPV6, 128, 129)
-        };
+        let (protocol, request, reply) =
+            if self.to.is_ipv4() { (IpProtocol::ICMPV4, 8, 0) } else { (IpProtocol::ICMPV6, 128, 129) };
         let socket = self.raw_socket(protocol)?;
         let identifier = fresh_number().to_be_bytes();
         let mut packet = vec![request, 0, 0, 0, identifier[0], identifier[1], 0, 1];
@@ -99,10 +89,7 @@ impl Probe {
 
 /// RFC 1071, over an even number of bytes.
 fn internet_checksum(bytes: &[u8]) -> u16 {
-    let mut sum: u32 = bytes
-        .chunks(2)
-        .map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0)))
-        .sum();
+    let mut sum: u32 = bytes.chunks(2).map(|two| u32::from(two[0]) << 8 | u32::from(*two.get(1).unwrap_or(&0))).sum();
     while sum > 0xffff {
         sum = (sum & 0xffff) + (sum >> 16);
     }

@@ -10,42 +10,24 @@ use super::{ExternalTrafficPolicy, Masquerade, Rules, Split, Unserved};
 use crate::Namespace;
 
 /// Built-in chains (with the chain of ours to which each leads) of the nat and the filter table.
-const NAT_HOOKS: [(&str, &str); 3] = [
-    ("PREROUTING", "KUBE-SERVICES"),
-    ("OUTPUT", "KUBE-SERVICES"),
-    ("POSTROUTING", "KUBE-POSTROUTING"),
-];
-const FILTER_HOOKS: [(&str, &str); 3] = [
-    ("INPUT", "KUBE-SERVICES"),
-    ("FORWARD", "KUBE-SERVICES"),
-    ("OUTPUT", "KUBE-SERVICES"),
-];
+const NAT_HOOKS: [(&str, &str); 3] =
+    [("PREROUTING", "KUBE-SERVICES"), ("OUTPUT", "KUBE-SERVICES"), ("POSTROUTING", "KUBE-POSTROUTING")];
+const FILTER_HOOKS: [(&str, &str); 3] =
+    [("INPUT", "KUBE-SERVICES"), ("FORWARD", "KUBE-SERVICES"), ("OUTPUT", "KUBE-SERVICES")];
 
 /// Brings the node's chains to `rules`, one commit for each table; chains that are not ours stay.
-pub(super) fn apply(
-    namespace: &Namespace,
-    flavour: &str,
-    v4: bool,
-    rules: &[Rules<'_>],
-) -> Result<()> {
+pub(super) fn apply(namespace: &Namespace, flavour: &str, v4: bool, rules: &[Rules<'_>]) -> Result<()> {
     let tables = format!("{}-{flavour}", if v4 { "iptables" } else { "ip6tables" });
     let saved = namespace.tool(&format!("{tables}-save"), &[])?;
     let mut nat = Table::default();
     nat_rules(&mut nat, rules);
     let mut filter = Table::default();
     filter_rules(&mut filter, v4, rules);
-    let script =
-        nat.script("nat", &NAT_HOOKS, &saved) + &filter.script("filter", &FILTER_HOOKS, &saved);
+    let script = nat.script("nat", &NAT_HOOKS, &saved) + &filter.script("filter", &FILTER_HOOKS, &saved);
     // Legacy iptables locks a file that all namespaces share.
-    let wait: &[&str] = if flavour == "legacy" {
-        &["--wait=10"]
-    } else {
-        &[]
-    };
+    let wait: &[&str] = if flavour == "legacy" { &["--wait=10"] } else { &[] };
     let arguments: Vec<&str> = ["--noflush"].iter().chain(wait).copied().collect();
-    namespace
-        .tool_with_input(&format!("{tables}-restore"), &arguments, &script)
-        .map(drop)
+    namespace.tool_with_input(&format!("{tables}-restore"), &arguments, &script).map(drop)
 }
 
 #[derive(Default)]
@@ -68,21 +50,14 @@ impl Table {
     fn script(&self, table: &str, hooks: &[(&str, &str)], saved: &str) -> String {
         let start = format!("*{table}\n");
         // What the table holds now, in the form of iptables-save.
-        let now = saved
-            .split_once(&start)
-            .map_or("", |(_, rest)| rest.split("COMMIT").next().unwrap_or(""));
+        let now = saved.split_once(&start).map_or("", |(_, rest)| rest.split("COMMIT").next().unwrap_or(""));
         let stale: Vec<&str> = now
             .lines()
             .filter_map(|line| line.strip_prefix(':')?.split_whitespace().next())
             .filter(|chain| chain.starts_with("KUBE-") && !self.chains.contains(*chain))
             .collect();
         let mut script = start;
-        for chain in self
-            .chains
-            .iter()
-            .map(String::as_str)
-            .chain(stale.iter().copied())
-        {
+        for chain in self.chains.iter().map(String::as_str).chain(stale.iter().copied()) {
             let _ = writeln!(script, ":{chain} - [0:0]");
         }
         for (hook, chain) in hooks {
@@ -101,10 +76,7 @@ impl Table {
 
 fn nat_rules(table: &mut Table, rules: &[Rules<'_>]) {
     table.rule("KUBE-MARK-MASQ", "-j MARK --or-mark 0x4000");
-    table.rule(
-        "KUBE-POSTROUTING",
-        "-m mark ! --mark 0x4000/0x4000 -j RETURN",
-    );
+    table.rule("KUBE-POSTROUTING", "-m mark ! --mark 0x4000/0x4000 -j RETURN");
     table.rule("KUBE-POSTROUTING", "-j MARK --xor-mark 0x4000");
     table.rule("KUBE-POSTROUTING", "-j MASQUERADE --random-fully");
     table.chain("KUBE-SERVICES");
@@ -113,18 +85,12 @@ fn nat_rules(table: &mut Table, rules: &[Rules<'_>]) {
         service_rules(table, rules);
     }
     // The last one, as in kube-proxy: a Service's own address goes first.
-    table.rule(
-        "KUBE-SERVICES",
-        "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS",
-    );
+    table.rule("KUBE-SERVICES", "-m addrtype --dst-type LOCAL -j KUBE-NODEPORTS");
 }
 
 fn service_rules(table: &mut Table, rules: &Rules<'_>) {
     let service = rules.service;
-    let (svc, svl) = (
-        format!("KUBE-SVC-{}", rules.key),
-        format!("KUBE-SVL-{}", rules.key),
-    );
+    let (svc, svl) = (format!("KUBE-SVC-{}", rules.key), format!("KUBE-SVL-{}", rules.key));
     let ext = format!("KUBE-EXT-{}", rules.key);
     let port = format!("-p {0} -m {0} --dport {1}", service.protocol, service.port);
     for vip in &rules.vips {
@@ -160,13 +126,7 @@ fn service_rules(table: &mut Table, rules: &Rules<'_>) {
     for backend in &rules.backends {
         let chain = endpoint_chain(rules, backend);
         table.rule(&chain, &format!("-s {} -j KUBE-MARK-MASQ", backend.ip()));
-        table.rule(
-            &chain,
-            &format!(
-                "-p {0} -m {0} -j DNAT --to-destination {backend}",
-                service.protocol
-            ),
-        );
+        table.rule(&chain, &format!("-p {0} -m {0} -j DNAT --to-destination {backend}", service.protocol));
     }
 }
 
@@ -177,45 +137,29 @@ fn spread(table: &mut Table, chain: &str, rules: &Rules<'_>, backends: &[SocketA
         let left = backends.len() - at;
         let share = match rules.service.split {
             _ if left == 1 => String::new(),
-            Split::Random => format!(
-                "-m statistic --mode random --probability {:.10} ",
-                1.0 / left as f64
-            ),
+            Split::Random => format!("-m statistic --mode random --probability {:.10} ", 1.0 / left as f64),
             // Each rule sees what those before it left over, so the n-th of them takes every one in `left`.
             Split::InTurn => format!("-m statistic --mode nth --every {left} --packet 0 "),
         };
-        table.rule(
-            chain,
-            &format!("{share}-j {}", endpoint_chain(rules, backend)),
-        );
+        table.rule(chain, &format!("{share}-j {}", endpoint_chain(rules, backend)));
     }
 }
 
 fn endpoint_chain(rules: &Rules<'_>, backend: &SocketAddr) -> String {
-    format!(
-        "KUBE-SEP-{}",
-        super::key_of(&format!("{} {backend}", rules.service.name))
-    )
+    format!("KUBE-SEP-{}", super::key_of(&format!("{} {backend}", rules.service.name)))
 }
 
 /// Refuses, or drops, what goes to a Service without backends.
 fn filter_rules(table: &mut Table, v4: bool, rules: &[Rules<'_>]) {
     table.chain("KUBE-SERVICES");
-    let with = if v4 {
-        "icmp-port-unreachable"
-    } else {
-        "icmp6-port-unreachable"
-    };
+    let with = if v4 { "icmp-port-unreachable" } else { "icmp6-port-unreachable" };
     let refuse = format!("REJECT --reject-with {with}");
     for rules in rules {
         let service = rules.service;
         let port = |port: u16| format!("-p {0} -m {0} --dport {port}", service.protocol);
         if rules.backends.is_empty() {
             for vip in &rules.vips {
-                table.rule(
-                    "KUBE-SERVICES",
-                    &format!("-d {vip} {} -j {refuse}", port(service.port)),
-                );
+                table.rule("KUBE-SERVICES", &format!("-d {vip} {} -j {refuse}", port(service.port)));
             }
         }
         let external = match rules.verdict_on_external() {
@@ -224,16 +168,10 @@ fn filter_rules(table: &mut Table, v4: bool, rules: &[Rules<'_>]) {
             Some(Unserved::Dropped) => "DROP",
         };
         for address in &rules.external_ips {
-            table.rule(
-                "KUBE-SERVICES",
-                &format!("-d {address} {} -j {external}", port(service.port)),
-            );
+            table.rule("KUBE-SERVICES", &format!("-d {address} {} -j {external}", port(service.port)));
         }
         if let Some(node_port) = service.node_port {
-            let rule = format!(
-                "-m addrtype --dst-type LOCAL {} -j {external}",
-                port(node_port)
-            );
+            let rule = format!("-m addrtype --dst-type LOCAL {} -j {external}", port(node_port));
             table.rule("KUBE-SERVICES", &rule);
         }
     }

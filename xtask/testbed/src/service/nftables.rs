@@ -14,67 +14,30 @@ pub(super) fn apply(namespace: &Namespace, v4: bool, rules: &[Rules<'_>]) -> Res
     let family = if v4 { "ip" } else { "ip6" };
     let table = table(family, rules);
     // `delete` fails on a table that is not there, so it is made first.
-    namespace.nft(&format!(
-        "add table {family} kube-proxy\ndelete table {family} kube-proxy\n{table}"
-    ))
+    namespace.nft(&format!("add table {family} kube-proxy\ndelete table {family} kube-proxy\n{table}"))
 }
 
 fn table(family: &str, rules: &[Rules<'_>]) -> String {
-    let address = if family == "ip" {
-        "ipv4_addr"
-    } else {
-        "ipv6_addr"
-    };
-    let (mut services, mut ports, mut refused, mut refused_ports) =
-        (vec![], vec![], vec![], vec![]);
+    let address = if family == "ip" { "ipv4_addr" } else { "ipv6_addr" };
+    let (mut services, mut ports, mut refused, mut refused_ports) = (vec![], vec![], vec![], vec![]);
     let mut chains = String::new();
     for rules in rules {
         let (key, service) = (&rules.key, rules.service);
         if let Some(verdict) = rules.verdict_on_external() {
-            let verdict = if verdict == Unserved::Dropped {
-                "drop"
-            } else {
-                "goto reject-chain"
-            };
-            let at = |address| {
-                format!(
-                    "{address} . {} . {} : {verdict}",
-                    service.protocol, service.port
-                )
-            };
+            let verdict = if verdict == Unserved::Dropped { "drop" } else { "goto reject-chain" };
+            let at = |address| format!("{address} . {} . {} : {verdict}", service.protocol, service.port);
             refused.extend(rules.external_ips.iter().map(at));
             let at = |port| format!("{} . {port} : {verdict}", service.protocol);
             refused_ports.extend(service.node_port.map(at));
         }
-        let at = |address: &std::net::IpAddr| {
-            format!("{address} . {} . {}", service.protocol, service.port)
-        };
+        let at = |address: &std::net::IpAddr| format!("{address} . {} . {}", service.protocol, service.port);
         if rules.backends.is_empty() {
-            refused.extend(
-                rules
-                    .vips
-                    .iter()
-                    .map(|vip| format!("{} : goto reject-chain", at(vip))),
-            );
+            refused.extend(rules.vips.iter().map(|vip| format!("{} : goto reject-chain", at(vip))));
             continue;
         }
-        services.extend(
-            rules
-                .vips
-                .iter()
-                .map(|vip| format!("{} : goto service-{key}", at(vip))),
-        );
-        services.extend(
-            rules
-                .external_ips
-                .iter()
-                .map(|ip| format!("{} : goto external-{key}", at(ip))),
-        );
-        ports.extend(
-            service
-                .node_port
-                .map(|port| format!("{} . {port} : goto external-{key}", service.protocol)),
-        );
+        services.extend(rules.vips.iter().map(|vip| format!("{} : goto service-{key}", at(vip))));
+        services.extend(rules.external_ips.iter().map(|ip| format!("{} : goto external-{key}", at(ip))));
+        ports.extend(service.node_port.map(|port| format!("{} . {port} : goto external-{key}", service.protocol)));
         service_chains(&mut chains, family, rules);
     }
     let elements = |list: &[String]| match list {
@@ -146,11 +109,7 @@ meta l4proto {} dnat to {backend}
             service.protocol, service.port
         );
     }
-    let _ = writeln!(
-        text,
-        "chain service-{key} {{\n{marks}{}\n}}",
-        spread(rules, &rules.backends)
-    );
+    let _ = writeln!(text, "chain service-{key} {{\n{marks}{}\n}}", spread(rules, &rules.backends));
     let external = match service.external_traffic_policy {
         ExternalTrafficPolicy::Cluster => format!("jump mark-for-masquerade\ngoto service-{key}"),
         ExternalTrafficPolicy::Local => format!(
@@ -175,16 +134,10 @@ fn spread(rules: &Rules<'_>, backends: &[SocketAddr]) -> String {
         .collect();
     match backends.len() {
         0 => String::new(),
-        count => format!(
-            "numgen {numbers} mod {count} vmap {{ {} }}",
-            chains.join(", ")
-        ),
+        count => format!("numgen {numbers} mod {count} vmap {{ {} }}", chains.join(", ")),
     }
 }
 
 fn endpoint_chain(rules: &Rules<'_>, backend: &SocketAddr) -> String {
-    format!(
-        "endpoint-{}",
-        super::key_of(&format!("{} {backend}", rules.service.name))
-    )
+    format!("endpoint-{}", super::key_of(&format!("{} {backend}", rules.service.name)))
 }

@@ -82,17 +82,11 @@ impl UdpStream {
         let receiving = receiver.namespace().run(|| bind(receiver_port))?;
         let sending = from.namespace().run(|| {
             let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-            socket
-                .connect(to)
-                .with_context(|| format!("cannot send to {to}"))?;
+            socket.connect(to).with_context(|| format!("cannot send to {to}"))?;
             Ok(socket)
         })?;
         let receiver = receive(receiver.namespace(), receiving, &shared)?;
-        let mut stream = Self {
-            shared,
-            sender: None,
-            receiver: Some(receiver),
-        };
+        let mut stream = Self { shared, sender: None, receiver: Some(receiver) };
         stream.sender = Some(send(from.namespace(), sending, &stream.shared, interval)?);
         Ok(stream)
     }
@@ -111,10 +105,7 @@ impl UdpStream {
         let before = self.report().received;
         let report = self.wait_while(timeout, |report| report.received < before + count);
         if report.received < before + count {
-            bail!(
-                "only {} of {count} datagrams have arrived in {timeout:?}: {report:?}",
-                report.received - before
-            );
+            bail!("only {} of {count} datagrams have arrived in {timeout:?}: {report:?}", report.received - before);
         }
         Ok(report)
     }
@@ -131,9 +122,7 @@ impl UdpStream {
         let (arrived, _) = self
             .shared
             .changed
-            .wait_timeout_while(arrived, timeout, |arrived| {
-                unwanted(&report(&self.shared, arrived))
-            })
+            .wait_timeout_while(arrived, timeout, |arrived| unwanted(&report(&self.shared, arrived)))
             .unwrap_or_else(PoisonError::into_inner);
         report(&self.shared, &arrived)
     }
@@ -198,11 +187,7 @@ fn send(
     })
 }
 
-fn receive(
-    namespace: &Namespace,
-    socket: UdpSocket,
-    shared: &Arc<Shared>,
-) -> Result<JoinHandle<Result<()>>> {
+fn receive(namespace: &Namespace, socket: UdpSocket, shared: &Arc<Shared>) -> Result<JoinHandle<Result<()>>> {
     let shared = Arc::clone(shared);
     namespace.thread("udp-recv", move || {
         let mut buffer = [0u8; 64];

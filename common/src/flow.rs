@@ -1,0 +1,403 @@
+//! Connection tracking: one share of buckets for each endpoint, with expiry in line.
+//!
+//! A bucket is 512 bytes: a lock, a sequence number, a tag for each of seven ways, and seven entries of one cache line.
+//! Writers take the lock; readers do not (a locked read costs as much as the rest of an established packet's path): they
+//! read the sequence number, copy what they need and read it again, and take the lock only if it moved. That is sound
+//! where loads are not reordered (x86); elsewhere readers always lock. Only the time stamp is written without the lock.
+//!
+//! A set-associative array rather than an LRU hash: an insert costs a tenth, an entry 73 bytes instead of 136, shares
+//! cannot mix since the slot is part of the index, and expiry needs nobody. A full bucket gives up its expired entry,
+//! else its oldest that was never answered, else its oldest.
+
+use crate::address::Address;
+use crate::layout::NodeConfig;
+use crate::packet::{Headers, protocol, tcp};
+use crate::tables::{Event, Tables, mix, read};
+
+/// The lock of a bucket; the verifier knows it by this name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct bpf_spin_lock {
+    /// Held by the kernel.
+    pub val: u32,
+}
+
+/// Entries of a bucket.
+pub const FLOW_WAYS: usize = 7;
+
+/// Seven flows whose hashes agree.
+#[repr(C, align(8))]
+#[derive(Clone, Copy, Debug)]
+pub struct FlowBucket {
+    /// Taken by writers.
+    pub lock: bpf_spin_lock,
+    /// Odd while a writer is at work; rises with every write.
+    pub sequence: u32,
+    /// A part of each entry's hash; 0 where the way is free.
+    pub tags: [u16; 8],
+    /// Fills the cache line.
+    pub reserved: [u64; 5],
+    /// The flows.
+    pub entries: [FlowEntry; FLOW_WAYS],
+}
+
+/// One flow of one endpoint.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowEntry {
+    /// The other side and this side.
+    pub key: FlowKey,
+    /// The endpoint's incarnation: entries of another that had the slot before do not match.
+    pub incarnation: u32,
+    /// Jiffies of the last packet.
+    pub last_seen: u32,
+    /// The endpoint's revision when it was judged.
+    pub revision: u32,
+    /// The rule that decided.
+    pub rule: u32,
+    /// The incarnation of the local peer that opened it, 0 otherwise.
+    pub peer_incarnation: u32,
+    /// [`crate::Stamp::provenance`] of the packet that opened it.
+    pub provenance: u16,
+    /// [`state`] bits.
+    pub state: u16,
+}
+
+/// What tells flows of one share apart.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct FlowKey {
+    /// The other side's address, as packets at this endpoint's veth carry it.
+    pub peer: Address,
+    /// This side's address.
+    pub local: Address,
+    /// Local port, peer port (host byte order) and protocol: see [`FlowKey::new`].
+    pub ports: u64,
+}
+
+/// Bits of [`FlowEntry::state`].
+pub mod state {
+    /// The peer opened it.
+    pub const INGRESS: u16 = 1;
+    /// Opened to a translatable address and judged where it leaves; only replies ride on it.
+    pub const DEFERRED: u16 = 2;
+    /// Replies need the stamp's REPLY.
+    pub const CONFIRM: u16 = 4;
+    /// The other direction has answered.
+    pub const ANSWERED: u16 = 8;
+    /// A FIN was seen.
+    pub const CLOSING: u16 = 16;
+    /// A RST was seen.
+    pub const RESET: u16 = 32;
+}
+
+/// Indices into [`NodeConfig::lifetimes`].
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(usize)]
+pub enum Lifetime {
+    /// TCP, not answered.
+    TcpNew = 0,
+    /// TCP, answered.
+    TcpEstablished = 1,
+    /// TCP after a FIN.
+    TcpClosing = 2,
+    /// TCP after a RST.
+    TcpReset = 3,
+    /// UDP, not answered.
+    UdpNew = 4,
+    /// UDP, answered.
+    UdpStream = 5,
+    /// SCTP, not answered.
+    SctpNew = 6,
+    /// SCTP, answered.
+    SctpEstablished = 7,
+    /// ICMP and ICMPv6.
+    Icmp = 8,
+    /// Every other protocol.
+    Other = 9,
+}
+
+impl FlowKey {
+    /// The key of a packet at its endpoint: `outgoing` if the endpoint sends it.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(headers: &Headers, outgoing: bool) -> Self {
+        let protocol = (headers.protocol as u64) << 32;
+        if outgoing {
+            let ports = headers.source_port as u64 | (headers.destination_port as u64) << 16 | protocol;
+            Self { peer: headers.destination, local: headers.source, ports }
+        } else {
+            let ports = headers.destination_port as u64 | (headers.source_port as u64) << 16 | protocol;
+            Self { peer: headers.source, local: headers.destination, ports }
+        }
+    }
+
+    /// The protocol.
+    #[inline(always)]
+    #[must_use]
+    pub const fn protocol(&self) -> u8 {
+        (self.ports >> 32) as u8
+    }
+
+    /// The hash: the low half names the bucket, the upper 16 bits are the tag.
+    #[inline(always)]
+    #[must_use]
+    pub const fn hash(&self, seed: u64) -> u64 {
+        let hash = mix(seed, self.peer.words[0] ^ self.local.words[0].rotate_left(17));
+        let hash = mix(hash, self.peer.words[1] ^ self.local.words[1].rotate_left(17));
+        mix(hash, self.ports)
+    }
+}
+
+#[inline(always)]
+const fn tag_of(hash: u64) -> u16 {
+    (hash >> 48) as u16 | 1
+}
+
+/// The index of a flow's lifetime.
+#[inline(always)]
+const fn lifetime_index(protocol: u8, state: u16) -> usize {
+    let answered = state & state::ANSWERED != 0;
+    let lifetime = match protocol {
+        protocol::TCP if state & state::RESET != 0 => Lifetime::TcpReset,
+        protocol::TCP if state & state::CLOSING != 0 => Lifetime::TcpClosing,
+        protocol::TCP if answered => Lifetime::TcpEstablished,
+        protocol::TCP => Lifetime::TcpNew,
+        protocol::UDP if answered => Lifetime::UdpStream,
+        protocol::UDP => Lifetime::UdpNew,
+        protocol::SCTP if answered => Lifetime::SctpEstablished,
+        protocol::SCTP => Lifetime::SctpNew,
+        protocol::ICMP | protocol::ICMPV6 => Lifetime::Icmp,
+        _ => Lifetime::Other,
+    };
+    lifetime as usize
+}
+
+#[inline(always)]
+unsafe fn expired(node: *const NodeConfig, protocol: u8, state: u16, last_seen: u32, now: u32) -> bool {
+    // SAFETY: the caller's pointer is a table's; the index is a lifetime's.
+    let lifetime = unsafe { read(&raw const (*node).lifetimes[lifetime_index(protocol, state)]) };
+    // Jiffies wrap: what is less than half the range ahead of now was touched by another CPU meanwhile.
+    let idle = now.wrapping_sub(last_seen);
+    idle > lifetime && idle < u32::MAX / 2
+}
+
+#[inline(always)]
+unsafe fn is_same(known: *const FlowEntry, entry: &FlowEntry) -> bool {
+    // SAFETY: the caller's pointer is a table's.
+    unsafe {
+        read(&raw const (*known).key.ports) == entry.key.ports
+            && read(&raw const (*known).key.peer.words[1]) == entry.key.peer.words[1]
+            && read(&raw const (*known).key.local.words[1]) == entry.key.local.words[1]
+            && read(&raw const (*known).key.peer.words[0]) == entry.key.peer.words[0]
+            && read(&raw const (*known).key.local.words[0]) == entry.key.local.words[0]
+            && read(&raw const (*known).incarnation) == entry.incarnation
+    }
+}
+
+/// Finds the live flow in a bucket that has the entry's key and incarnation, notes that it was seen now, and fills in the
+/// rest of the entry. Returns whether there is one; if not, the rest is zero.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn find<T: Tables>(t: T, bucket: *mut FlowBucket, hash: u64, entry: &mut FlowEntry) -> bool {
+    let Some(node) = t.node() else { return false };
+    let tag = tag_of(hash);
+    let now = t.now();
+    if t.locked_reads() {
+        return find_locked(t, bucket, tag, entry, node, now);
+    }
+    // SAFETY: every pointer is a table's, every index below its length.
+    unsafe {
+        let before = read(&raw const (*bucket).sequence);
+        let mut way = 0;
+        while way < FLOW_WAYS {
+            let known = &raw mut (*bucket).entries[way];
+            if read(&raw const (*bucket).tags[way]) == tag && is_same(known, entry) {
+                let last_seen = copy(known, entry);
+                if before & 1 != 0 || read(&raw const (*bucket).sequence) != before {
+                    return find_locked(t, bucket, tag, entry, node, now);
+                }
+                if expired(node, entry.key.protocol(), entry.state, last_seen, now) {
+                    clear(entry);
+                    return false;
+                }
+                if last_seen != now {
+                    (&raw mut (*known).last_seen).write_volatile(now);
+                }
+                return true;
+            }
+            way += 1;
+        }
+        // A miss while a writer was at work may be a hit.
+        if before & 1 != 0 || read(&raw const (*bucket).sequence) != before {
+            return find_locked(t, bucket, tag, entry, node, now);
+        }
+    }
+    false
+}
+
+#[inline(always)]
+unsafe fn copy(known: *const FlowEntry, entry: &mut FlowEntry) -> u32 {
+    // SAFETY: the caller's pointer is a table's.
+    unsafe {
+        entry.revision = read(&raw const (*known).revision);
+        entry.rule = read(&raw const (*known).rule);
+        entry.peer_incarnation = read(&raw const (*known).peer_incarnation);
+        entry.provenance = read(&raw const (*known).provenance);
+        entry.state = read(&raw const (*known).state);
+        read(&raw const (*known).last_seen)
+    }
+}
+
+#[inline(always)]
+fn clear(entry: &mut FlowEntry) {
+    entry.revision = 0;
+    entry.rule = 0;
+    entry.peer_incarnation = 0;
+    entry.provenance = 0;
+    entry.state = 0;
+}
+
+#[cfg_attr(target_arch = "bpf", inline(never))]
+fn find_locked<T: Tables>(
+    t: T,
+    bucket: *mut FlowBucket,
+    tag: u16,
+    entry: &mut FlowEntry,
+    node: *const NodeConfig,
+    now: u32,
+) -> bool {
+    let mut hit = false;
+    t.lock(bucket);
+    let mut way = 0;
+    while way < FLOW_WAYS {
+        // SAFETY: every pointer is a table's, every index below its length.
+        unsafe {
+            let known = &raw mut (*bucket).entries[way];
+            if read(&raw const (*bucket).tags[way]) == tag && is_same(known, entry) {
+                let last_seen = copy(known, entry);
+                if !expired(node, entry.key.protocol(), entry.state, last_seen, now) {
+                    (&raw mut (*known).last_seen).write_volatile(now);
+                    hit = true;
+                }
+                break;
+            }
+        }
+        way += 1;
+    }
+    t.unlock(bucket);
+    if !hit {
+        clear(entry);
+    }
+    hit
+}
+
+/// Writes a flow: in place of itself, of a free or expired way, of the oldest that was never answered, or of the oldest.
+#[cfg_attr(target_arch = "bpf", inline(never))]
+pub(crate) fn store<T: Tables>(t: T, bucket: *mut FlowBucket, hash: u64, entry: &FlowEntry) -> u32 {
+    let Some(node) = t.node() else { return 0 };
+    let tag = tag_of(hash);
+    let now = t.now();
+    let mut victim = FLOW_WAYS;
+    // Ranks: 0 free, 1 expired, 2 never answered, 3 answered; the older within a rank.
+    let mut rank = 4_u32;
+    let mut idlest = 0_u32;
+    t.lock(bucket);
+    let mut way = 0;
+    while way < FLOW_WAYS {
+        // SAFETY: every pointer is a table's, every index below its length.
+        unsafe {
+            let known = &raw mut (*bucket).entries[way];
+            let known_tag = read(&raw const (*bucket).tags[way]);
+            if known_tag == tag && is_same(known, entry) {
+                victim = way;
+                rank = 0;
+                break;
+            }
+            let known_state = read(&raw const (*known).state);
+            let seen = read(&raw const (*known).last_seen);
+            let ports = read(&raw const (*known).key.ports);
+            let idle = now.wrapping_sub(seen);
+            let idle = if idle < u32::MAX / 2 { idle } else { 0 };
+            let known_rank = if known_tag == 0 {
+                0
+            } else if expired(node, (ports >> 32) as u8, known_state, seen, now) {
+                1
+            } else if known_state & state::ANSWERED == 0 {
+                2
+            } else {
+                3
+            };
+            if known_rank < rank || known_rank == rank && idle > idlest {
+                rank = known_rank;
+                idlest = idle;
+                victim = way;
+            }
+        }
+        way += 1;
+    }
+    if victim < FLOW_WAYS {
+        // SAFETY: likewise.
+        unsafe {
+            let sequence = read(&raw const (*bucket).sequence);
+            (&raw mut (*bucket).sequence).write_volatile(sequence.wrapping_add(1));
+            (&raw mut (*bucket).tags[victim]).write_volatile(tag);
+            write(&raw mut (*bucket).entries[victim], entry, now);
+            (&raw mut (*bucket).sequence).write_volatile(sequence.wrapping_add(2));
+        }
+    }
+    t.unlock(bucket);
+    if rank >= 2 {
+        t.note(Event::FlowEvicted);
+    }
+    0
+}
+
+#[inline(always)]
+unsafe fn write(place: *mut FlowEntry, entry: &FlowEntry, now: u32) {
+    // SAFETY: the caller holds the lock of the bucket that the place is in. Written field by field: a copy of the whole
+    // may become a call, which the verifier forbids under a lock.
+    unsafe {
+        (&raw mut (*place).key.peer.words[0]).write_volatile(entry.key.peer.words[0]);
+        (&raw mut (*place).key.peer.words[1]).write_volatile(entry.key.peer.words[1]);
+        (&raw mut (*place).key.local.words[0]).write_volatile(entry.key.local.words[0]);
+        (&raw mut (*place).key.local.words[1]).write_volatile(entry.key.local.words[1]);
+        (&raw mut (*place).key.ports).write_volatile(entry.key.ports);
+        (&raw mut (*place).incarnation).write_volatile(entry.incarnation);
+        (&raw mut (*place).last_seen).write_volatile(now);
+        (&raw mut (*place).revision).write_volatile(entry.revision);
+        (&raw mut (*place).rule).write_volatile(entry.rule);
+        (&raw mut (*place).peer_incarnation).write_volatile(entry.peer_incarnation);
+        (&raw mut (*place).provenance).write_volatile(entry.provenance);
+        (&raw mut (*place).state).write_volatile(entry.state);
+    }
+}
+
+/// What a packet in one direction adds to its flow's state.
+#[inline(always)]
+#[must_use]
+pub const fn advance(known: u16, headers: &Headers, answers: bool) -> u16 {
+    let mut next = known;
+    if answers {
+        next |= state::ANSWERED;
+    }
+    if headers.protocol == protocol::TCP {
+        if headers.tcp_flags & tcp::RST != 0 {
+            next |= state::RESET;
+        } else if headers.tcp_flags & tcp::FIN != 0 {
+            next |= state::CLOSING;
+        }
+    }
+    next
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn an_entry_is_a_cache_line_and_a_bucket_eight() {
+        assert_eq!(size_of::<FlowEntry>(), 64);
+        assert_eq!(size_of::<FlowBucket>(), 512);
+        assert_eq!(core::mem::offset_of!(FlowBucket, entries), 64);
+    }
+}

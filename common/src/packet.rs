@@ -1,0 +1,336 @@
+//! A packet's headers, read for what they are.
+
+use crate::address::Address;
+
+/// Bytes of a packet that can be copied out of it.
+///
+/// # Safety
+/// Every bit pattern is a value, and there is no padding.
+pub unsafe trait Plain: Copy {}
+// SAFETY: arrays of integers.
+unsafe impl<const N: usize> Plain for [u8; N] {}
+// SAFETY: likewise.
+unsafe impl<const N: usize> Plain for [u16; N] {}
+// SAFETY: likewise.
+unsafe impl<const N: usize> Plain for [u32; N] {}
+
+/// The packet's bytes: `data` to `data_end` in the programs, a slice elsewhere.
+pub trait Frame {
+    /// Copies what stands at an offset, if the packet is that long.
+    fn load<T: Plain>(&self, offset: usize) -> Option<T>;
+}
+
+impl Frame for &[u8] {
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let bytes = self.get(offset..offset.checked_add(size_of::<T>())?)?;
+        // SAFETY: the range has the size of T, which is plain; the read does not ask for alignment.
+        Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
+    }
+}
+
+/// What a packet is, as far as its treatment differs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Shape {
+    /// IP with headers that policy can judge.
+    Ip,
+    /// ARP; `source` is the sender's address.
+    Arp,
+    /// Neighbour solicitation (`source` is the packet's source), advertisement (`source` is the target), or MLD.
+    Discovery,
+    /// A router advertisement or redirect.
+    Router,
+    /// Not judgeable, for this reason.
+    Bad(Drop),
+}
+
+/// Why a packet is dropped, when no rule says so.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Drop {
+    /// A rule says so, or isolation.
+    Policy = 1,
+    /// The device is no endpoint, though the program runs on it.
+    UnknownEndpoint = 2,
+    /// Headers that are cut off or contradict themselves.
+    Malformed = 3,
+    /// VLAN-tagged, or neither IP nor ARP.
+    Ethertype = 4,
+    /// A source address that is not the pod's.
+    Source = 5,
+    /// A unicast destination that is not the pod's.
+    Destination = 6,
+    /// A fragment without the transport header.
+    Fragment = 7,
+    /// IPv6 extension headers that are not followed.
+    Extension = 8,
+    /// An encapsulation that would be unwrapped behind the hooks.
+    Tunnel = 9,
+    /// ARP or neighbour discovery in another's name.
+    Discovery = 10,
+    /// A router advertisement or redirect from a pod.
+    Router = 11,
+    /// A stamp that names an endpoint which is gone.
+    Stamp = 12,
+    /// A packet that came up a bridge above pods without a stamp.
+    Unattributed = 13,
+    /// A reply of a flow that no exit has allowed.
+    Unconfirmed = 14,
+}
+
+/// How many drop reasons there are room for; events of [`crate::tables::Event`] follow.
+pub const REASONS: u32 = 64;
+
+/// A packet's headers.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// The source.
+    pub source: Address,
+    /// The destination.
+    pub destination: Address,
+    /// TCP, UDP and SCTP: the source port, host byte order. Echo: the identifier. Else 0.
+    pub source_port: u16,
+    /// TCP, UDP and SCTP: the destination port, host byte order. Echo: the identifier. Else 0.
+    pub destination_port: u16,
+    /// What policy calls the port: the destination port, or `type << 8 | code` of ICMP and ICMPv6, else 0.
+    pub policy_port: u16,
+    /// The IP protocol.
+    pub protocol: u8,
+    /// TCP's flags.
+    pub tcp_flags: u8,
+    /// Whether the packet is IPv4.
+    pub v4: bool,
+    /// Whether the packet opens a flow (TCP SYN without ACK, SCTP INIT, echo request): it is always judged as new, and
+    /// never rides on what the other side opened.
+    pub opens: bool,
+}
+
+/// TCP flags.
+pub mod tcp {
+    /// FIN.
+    pub const FIN: u8 = 0x01;
+    /// SYN.
+    pub const SYN: u8 = 0x02;
+    /// RST.
+    pub const RST: u8 = 0x04;
+    /// ACK.
+    pub const ACK: u8 = 0x10;
+}
+
+/// IP protocol numbers.
+pub mod protocol {
+    /// ICMP.
+    pub const ICMP: u8 = 1;
+    /// IPv4 in IP.
+    pub const IPIP: u8 = 4;
+    /// TCP.
+    pub const TCP: u8 = 6;
+    /// UDP.
+    pub const UDP: u8 = 17;
+    /// IPv6 in IP.
+    pub const IPV6: u8 = 41;
+    /// GRE.
+    pub const GRE: u8 = 47;
+    /// ICMPv6.
+    pub const ICMPV6: u8 = 58;
+    /// SCTP.
+    pub const SCTP: u8 = 132;
+}
+
+/// The chunk that opens an association (RFC 9260 section 3.3.2).
+const SCTP_INIT: u32 = 1;
+const ETHERTYPE_IPV4: u16 = 0x0800;
+const ETHERTYPE_ARP: u16 = 0x0806;
+const ETHERTYPE_IPV6: u16 = 0x86dd;
+
+impl Headers {
+    /// The port that policy asks about where this packet answers a flow: the flow's destination port is this packet's
+    /// source port; an echo reply answers an echo request.
+    #[inline(always)]
+    #[must_use]
+    pub const fn answered_port(&self) -> u16 {
+        match self.protocol {
+            protocol::ICMP => 8 << 8,
+            protocol::ICMPV6 => 128 << 8,
+            _ => self.source_port,
+        }
+    }
+
+    /// Reads a frame. `link` is the length of the link-layer header: 14 for Ethernet, 0 for devices without one, whose
+    /// packets are told apart by their version.
+    #[inline(always)]
+    pub fn parse<F: Frame>(&mut self, frame: &F, link: usize) -> Shape {
+        let ethertype = if link == 0 {
+            // A whole word: of a check for one byte at offset 0 the compiler makes a comparison that tells verifiers
+            // nothing (kernel/bpf/verifier.c, find_good_pkt_pointers).
+            match frame.load::<[u32; 1]>(0) {
+                Some([first]) if u32::from_be(first) >> 28 == 4 => ETHERTYPE_IPV4,
+                Some([first]) if u32::from_be(first) >> 28 == 6 => ETHERTYPE_IPV6,
+                _ => return Shape::Bad(Drop::Malformed),
+            }
+        } else {
+            match frame.load::<[u16; 1]>(link - 2) {
+                Some([raw]) => u16::from_be(raw),
+                None => return Shape::Bad(Drop::Malformed),
+            }
+        };
+        match ethertype {
+            ETHERTYPE_IPV4 => self.parse_v4(frame, link),
+            ETHERTYPE_IPV6 => self.parse_v6(frame, link),
+            ETHERTYPE_ARP => self.parse_arp(frame, link),
+            _ => Shape::Bad(Drop::Ethertype),
+        }
+    }
+
+    #[inline(always)]
+    fn parse_arp<F: Frame>(&mut self, frame: &F, link: usize) -> Shape {
+        // Hardware type, protocol type, lengths, operation, sender MAC and address.
+        let Some(arp) = frame.load::<[u16; 9]>(link) else { return Shape::Bad(Drop::Malformed) };
+        if u16::from_be(arp[0]) != 1 || u16::from_be(arp[1]) != ETHERTYPE_IPV4 || u16::from_be(arp[2]) != 0x0604 {
+            return Shape::Bad(Drop::Malformed);
+        }
+        let [a, b] = arp[7].to_ne_bytes();
+        let [c, d] = arp[8].to_ne_bytes();
+        self.source = Address::v4(u32::from_ne_bytes([a, b, c, d]));
+        self.v4 = true;
+        Shape::Arp
+    }
+
+    #[inline(always)]
+    fn parse_v4<F: Frame>(&mut self, frame: &F, link: usize) -> Shape {
+        let Some(header) = frame.load::<[u32; 5]>(link) else { return Shape::Bad(Drop::Malformed) };
+        let first = u32::from_be(header[0]);
+        let length = ((first >> 24 & 0xf) << 2) as usize;
+        let total = (first & 0xffff) as usize;
+        if first >> 28 != 4 || length < 20 || total < length {
+            return Shape::Bad(Drop::Malformed);
+        }
+        self.v4 = true;
+        self.source = Address::v4(header[3]);
+        self.destination = Address::v4(header[4]);
+        self.protocol = (u32::from_be(header[2]) >> 16) as u8;
+        if u32::from_be(header[1]) & 0x1fff != 0 {
+            return Shape::Bad(Drop::Fragment);
+        }
+        self.parse_transport(frame, link + length, total - length)
+    }
+
+    #[inline(always)]
+    fn parse_v6<F: Frame>(&mut self, frame: &F, link: usize) -> Shape {
+        let Some(header) = frame.load::<[u32; 10]>(link) else { return Shape::Bad(Drop::Malformed) };
+        let second = u32::from_be(header[1]);
+        if u32::from_be(header[0]) >> 28 != 6 {
+            return Shape::Bad(Drop::Malformed);
+        }
+        self.v4 = false;
+        self.source = Address::v6([header[2], header[3], header[4], header[5]]);
+        self.destination = Address::v6([header[6], header[7], header[8], header[9]]);
+        self.protocol = (second >> 8) as u8;
+        let payload = (second >> 16) as usize;
+        match self.protocol {
+            // Hop-by-hop options carry MLD's router alert (RFC 3810 section 5), so that one is followed.
+            0 => self.parse_hop_by_hop(frame, link + 40, payload),
+            44 => Shape::Bad(Drop::Fragment),
+            43 | 50 | 51 | 59 | 60 | 135 | 139 | 140 | 253 | 254 => Shape::Bad(Drop::Extension),
+            _ => self.parse_transport(frame, link + 40, payload),
+        }
+    }
+
+    /// A hop-by-hop header of eight bytes with ICMPv6 behind it; anything else is not followed.
+    #[inline(always)]
+    fn parse_hop_by_hop<F: Frame>(&mut self, frame: &F, offset: usize, payload: usize) -> Shape {
+        let Some([next, length]) = frame.load::<[u8; 2]>(offset) else { return Shape::Bad(Drop::Malformed) };
+        if next != protocol::ICMPV6 || length != 0 || payload < 8 {
+            return Shape::Bad(Drop::Extension);
+        }
+        self.protocol = next;
+        self.parse_transport(frame, offset + 8, payload - 8)
+    }
+
+    #[inline(always)]
+    fn parse_transport<F: Frame>(&mut self, frame: &F, offset: usize, length: usize) -> Shape {
+        match self.protocol {
+            protocol::TCP => {
+                // Ports, sequence, acknowledgement, then offset and flags.
+                let Some(header) = frame.load::<[u32; 4]>(offset) else { return Shape::Bad(Drop::Malformed) };
+                if length < 20 {
+                    return Shape::Bad(Drop::Malformed);
+                }
+                self.ports(header[0]);
+                self.tcp_flags = (u32::from_be(header[3]) >> 16) as u8;
+                self.opens = self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+                Shape::Ip
+            }
+            protocol::SCTP => {
+                // Ports, verification tag, checksum, then the first chunk's type.
+                let Some(header) = frame.load::<[u32; 4]>(offset) else { return Shape::Bad(Drop::Malformed) };
+                if length < 16 {
+                    return Shape::Bad(Drop::Malformed);
+                }
+                self.ports(header[0]);
+                self.opens = u32::from_be(header[3]) >> 24 == SCTP_INIT;
+                Shape::Ip
+            }
+            protocol::UDP => {
+                let Some([ports]) = frame.load::<[u32; 1]>(offset) else { return Shape::Bad(Drop::Malformed) };
+                if length < 8 {
+                    return Shape::Bad(Drop::Malformed);
+                }
+                self.ports(ports);
+                Shape::Ip
+            }
+            protocol::ICMP | protocol::ICMPV6 => self.parse_icmp(frame, offset, length),
+            _ => Shape::Ip,
+        }
+    }
+
+    #[inline(always)]
+    fn ports(&mut self, raw: u32) {
+        let ports = u32::from_be(raw);
+        self.source_port = (ports >> 16) as u16;
+        self.destination_port = ports as u16;
+        self.policy_port = ports as u16;
+    }
+
+    #[inline(always)]
+    fn parse_icmp<F: Frame>(&mut self, frame: &F, offset: usize, length: usize) -> Shape {
+        let Some([first, second]) = frame.load::<[u32; 2]>(offset) else { return Shape::Bad(Drop::Malformed) };
+        if length < 8 || (self.protocol == protocol::ICMP) != self.v4 {
+            return Shape::Bad(Drop::Malformed);
+        }
+        let kind = u32::from_be(first) >> 24;
+        self.policy_port = (u32::from_be(first) >> 16) as u16;
+        if self.v4 {
+            if kind == 0 || kind == 8 {
+                self.echo(second);
+                self.opens = kind == 8;
+            }
+            return Shape::Ip;
+        }
+        match kind {
+            128 | 129 => {
+                self.echo(second);
+                self.opens = kind == 128;
+                Shape::Ip
+            }
+            // RFC 4861: router advertisement, redirect.
+            134 | 137 => Shape::Router,
+            // Router solicitation, neighbour solicitation; MLD (RFC 2710, RFC 3810).
+            130..=133 | 135 | 143 => Shape::Discovery,
+            136 => match frame.load::<[u32; 4]>(offset + 8) {
+                Some(target) => {
+                    self.source = Address::v6(target);
+                    Shape::Discovery
+                }
+                None => Shape::Bad(Drop::Malformed),
+            },
+            _ => Shape::Ip,
+        }
+    }
+
+    #[inline(always)]
+    fn echo(&mut self, second: u32) {
+        let identifier = (u32::from_be(second) >> 16) as u16;
+        self.source_port = identifier;
+        self.destination_port = identifier;
+    }
+}

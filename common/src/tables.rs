@@ -1,0 +1,126 @@
+//! What `decide` asks of the tables: BPF maps in the kernel, ordinary memory in tests.
+
+use crate::address::Address;
+use crate::flow::FlowBucket;
+use crate::layout::{EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, WideBucket};
+
+/// The tables and the few services of the kernel that a decision needs. Passed by value: in the programs it is a
+/// zero-sized name for the maps.
+///
+/// Pointers are valid for the whole decision; what they point to may change at any moment, so it is read by
+/// [`read`], never by reference.
+pub trait Tables: Copy {
+    /// What holds for the whole node.
+    fn node(self) -> Option<*const NodeConfig>;
+    /// A bucket of the interface table.
+    fn interfaces(self, bucket: u32) -> Option<*const InterfaceBucket>;
+    /// The word of the endpoint in a slot; 0 where there is none.
+    fn endpoint(self, slot: u32) -> u64;
+    /// The endpoint row at an index.
+    fn row(self, index: u32) -> Option<*const EndpointRow>;
+    /// The value of a narrow row, 0 if it is missing. The programs make it a function that the verifier follows once,
+    /// instead of once for every path that leads to it.
+    #[inline(always)]
+    fn narrow_row(self, seed: u64, key: u64) -> u64 {
+        crate::classify::narrow_row(self, seed, key)
+    }
+    /// The value of a wide row without its tag, 0 if it is missing; likewise.
+    #[inline(always)]
+    fn wide_row(self, seed: u64, address: &Address, third: u64) -> u64 {
+        crate::classify::wide_row(self, seed, address.words[0], address.words[1], third)
+    }
+    /// A bucket of the narrow table; the table masks the number.
+    fn narrow(self, bucket: u32) -> Option<*const NarrowBucket>;
+    /// A bucket of the wide table; the table masks the number.
+    fn wide(self, bucket: u32) -> Option<*const WideBucket>;
+    /// The peer value of the longest range that covers an address, 0 where none does.
+    fn range(self, bank: u32, address: &Address) -> u64;
+    /// The class at a place of the port table.
+    fn port_class(self, element: u32, place: usize) -> u16;
+    /// The flow bucket of an endpoint's share that a hash names.
+    fn flows(self, slot: u32, hash: u32) -> Option<*mut FlowBucket>;
+    /// The bucket that a hash names in the node-wide table of what exits have allowed.
+    fn confirmed(self, hash: u32) -> Option<*mut FlowBucket>;
+    /// Whether readers must take the lock, where loads may pass each other (any CPU but x86).
+    fn locked_reads(self) -> bool;
+    /// Takes a bucket's lock. Until [`Tables::unlock`] nothing is called.
+    fn lock(self, bucket: *mut FlowBucket);
+    /// Gives it back.
+    fn unlock(self, bucket: *mut FlowBucket);
+    /// The time in jiffies, low word.
+    fn now(self) -> u32;
+    /// Counts a packet for a rule.
+    fn count(self, rule: u32, bytes: u32);
+    /// Counts something that is no rule's.
+    fn note(self, event: Event);
+}
+
+/// What is counted beside rules.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[repr(u32)]
+pub enum Event {
+    /// A flow took the place of a live one, since its bucket was full.
+    FlowEvicted = 32,
+    /// An established flow was judged again, since its endpoint's revision rose.
+    Rejudged = 33,
+    /// A row that another row points to was missing.
+    RowMissing = 34,
+    /// A packet of a local pod had no valid stamp and was judged in full.
+    Unstamped = 35,
+}
+
+/// Reads a word that may change at any moment.
+///
+/// # Safety
+/// `place` comes from a table (or is a field of what it points to), is aligned, and is valid while the program runs.
+#[inline(always)]
+pub unsafe fn read<T: Copy>(place: *const T) -> T {
+    // SAFETY: the caller's.
+    unsafe { place.read_volatile() }
+}
+
+const MIX: [u64; 3] = [0x9e37_79b9_7f4a_7c15, 0xbf58_476d_1ce4_e5b9, 0x94d0_49bb_1331_11eb];
+
+/// Mixes one more word into a hash (the steps of splitmix64).
+#[inline(always)]
+#[must_use]
+pub const fn mix(hash: u64, word: u64) -> u64 {
+    let hash = (hash ^ word).wrapping_mul(MIX[0]);
+    let hash = (hash ^ hash >> 29).wrapping_mul(MIX[1]);
+    hash ^ hash >> 32
+}
+
+/// The hash of a narrow key. Its low half names the first bucket, its high half the second.
+#[inline(always)]
+#[must_use]
+pub const fn narrow_hash(seed: u64, key: u64) -> u64 {
+    mix(seed, key)
+}
+
+/// The hash of a wide key. Bits 0 to 23 name the first bucket, 24 to 47 the second, the rest is the tag.
+#[inline(always)]
+#[must_use]
+pub const fn wide_hash(seed: u64, key: &[u64; 3]) -> u64 {
+    mix(mix(mix(seed, key[0]), key[1]), key[2])
+}
+
+/// The tag of a wide key's hash, in place: the upper 16 bits, never 0.
+#[inline(always)]
+#[must_use]
+pub const fn wide_tag(hash: u64) -> u64 {
+    hash & 0xffff << 48 | 1 << 48
+}
+
+/// The two buckets where a narrow key may stand, before masking.
+#[inline(always)]
+#[must_use]
+pub const fn narrow_buckets(hash: u64) -> [u32; 2] {
+    [hash as u32, (hash >> 32) as u32]
+}
+
+/// The two buckets where a wide key may stand, before masking.
+#[inline(always)]
+#[must_use]
+pub const fn wide_buckets(hash: u64) -> [u32; 2] {
+    [hash as u32 & 0x00ff_ffff, (hash >> 24) as u32 & 0x00ff_ffff]
+}

@@ -1,0 +1,87 @@
+//! The programs, one for each hook. Allowed packets return TC_ACT_UNSPEC, which is TCX_NEXT: other programs on the hook
+//! still run, and legacy filters after them.
+
+use aya_ebpf::macros::classifier;
+use aya_ebpf::programs::TcContext;
+use portcullis_common::decide;
+
+use crate::maps::{Maps, count_drop};
+use crate::skb::{Bytes, packet, write_stamp};
+
+/// TCX_NEXT and TC_ACT_UNSPEC.
+const NEXT: i32 = -1;
+/// TCX_DROP and TC_ACT_SHOT.
+const DROP: i32 = 2;
+/// The length of an Ethernet header.
+const ETHERNET: usize = 14;
+
+macro_rules! judge {
+    ($context:expr, $link:expr, $decide:path) => {{
+        let skb = $context.skb.skb;
+        // SAFETY: the program's context.
+        unsafe {
+            let mut packet = packet(skb, $link);
+            let bytes = Bytes::of(skb);
+            let outcome = $decide(Maps, &mut packet, &bytes);
+            match outcome {
+                Ok(()) => {
+                    write_stamp(skb, packet.stamp);
+                    NEXT
+                }
+                Err(why) => {
+                    count_drop(why, packet.length);
+                    DROP
+                }
+            }
+        }
+    }};
+}
+
+/// tc ingress of a pod's host veth.
+#[classifier]
+pub fn from_pod(context: TcContext) -> i32 {
+    judge!(context, ETHERNET, decide::from_pod)
+}
+
+/// tc egress of a pod's host veth.
+#[classifier]
+pub fn to_pod(context: TcContext) -> i32 {
+    judge!(context, ETHERNET, decide::to_pod)
+}
+
+/// tc egress of an exit with Ethernet headers.
+#[classifier]
+pub fn to_uplink(context: TcContext) -> i32 {
+    judge!(context, ETHERNET, decide::to_uplink)
+}
+
+/// tc egress of an exit without link-layer headers.
+#[classifier]
+pub fn to_uplink_l3(context: TcContext) -> i32 {
+    judge!(context, 0, decide::to_uplink)
+}
+
+/// tc ingress of an exit with Ethernet headers.
+#[classifier]
+pub fn from_uplink(context: TcContext) -> i32 {
+    judge!(context, ETHERNET, decide::from_uplink)
+}
+
+/// tc ingress of an exit without link-layer headers.
+#[classifier]
+pub fn from_uplink_l3(context: TcContext) -> i32 {
+    judge!(context, 0, decide::from_uplink)
+}
+
+/// Nothing at all: what benchmarks subtract.
+#[classifier]
+pub fn nothing(_context: TcContext) -> i32 {
+    NEXT
+}
+
+/// The time in jiffies, for user space, which cannot ask otherwise. Run by BPF_PROG_TEST_RUN, attached nowhere.
+#[classifier]
+pub fn clock(_context: TcContext) -> i32 {
+    use portcullis_common::Tables;
+    Maps.now() as i32
+}

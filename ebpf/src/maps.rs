@@ -1,0 +1,215 @@
+//! The maps, and [`Tables`] over them. Sizes are the defaults; the loader sets them and the constants that mask indices.
+
+use aya_ebpf::bindings::bpf_spin_lock as kernel_lock;
+use aya_ebpf::btf_maps;
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_spin_lock, bpf_spin_unlock};
+use aya_ebpf::macros::{btf_map, map};
+use aya_ebpf::maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key};
+use portcullis_common::classify;
+use portcullis_common::flow::FlowBucket;
+use portcullis_common::layout::{
+    BANKS, CHUNK, CHUNKS, Counter, EndpointRow, INTERFACE_BUCKETS, InterfaceBucket, NarrowBucket, NodeConfig,
+    PortChunk, RangeKey, WideBucket,
+};
+use portcullis_common::packet::{Drop, REASONS};
+use portcullis_common::tables::{Event, Tables};
+use portcullis_common::{Address, stamp};
+
+/// User space writes these arrays through memory that it maps, one aligned word at a time.
+const MMAPABLE: u32 = 1 << 10;
+
+#[map]
+static NODE: Array<NodeConfig> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static INTERFACES: Array<InterfaceBucket> = Array::with_max_entries(INTERFACE_BUCKETS, MMAPABLE);
+#[map]
+static ENDPOINTS: Array<u64> = Array::with_max_entries(stamp::SLOTS, MMAPABLE);
+#[map]
+static ROWS: Array<EndpointRow> = Array::with_max_entries(4 * stamp::SLOTS, MMAPABLE);
+#[map]
+static NARROW: Array<NarrowBucket> = Array::with_max_entries(1024, MMAPABLE);
+#[map]
+static WIDE: Array<WideBucket> = Array::with_max_entries(1024, MMAPABLE);
+#[map]
+static PORTS: Array<PortChunk> = Array::with_max_entries(BANKS * CHUNKS, MMAPABLE);
+#[map]
+static RANGES: LpmTrie<RangeKey, u64> = LpmTrie::with_max_entries(1024, 0);
+#[map]
+static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1024, 0);
+#[map]
+static DROPS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(REASONS, 0);
+// The verifier finds the lock in a bucket by BTF, so these two are declared by BTF.
+#[btf_map]
+static FLOWS: btf_maps::Array<FlowBucket, 1024, 0> = btf_maps::Array::new();
+#[btf_map]
+static CONFIRMED: btf_maps::Array<FlowBucket, 1024, 0> = btf_maps::Array::new();
+
+/// What the loader fixes before the programs are verified; the verifier sees constants.
+#[repr(C)]
+#[derive(Clone, Copy)]
+pub(crate) struct Constants {
+    /// Buckets of the narrow table less one.
+    narrow_mask: u32,
+    /// Buckets of the wide table less one.
+    wide_mask: u32,
+    /// Logarithm of the buckets of one endpoint's share of flows.
+    share_bits: u32,
+    /// Buckets of the table of confirmed flows less one.
+    confirmed_mask: u32,
+    /// 1 where readers of flows take the lock.
+    locked_reads: u32,
+    /// Where the stamp travels: see [`crate::skb`].
+    pub(crate) stamp_in: u32,
+    /// The lowest of the sixteen bits of `mark` that carry it.
+    pub(crate) stamp_shift: u32,
+    /// 1 in the test build: device and stamp are taken from `cb[]`.
+    pub(crate) test: u32,
+}
+
+#[unsafe(no_mangle)]
+static CONSTANTS: Constants = Constants {
+    narrow_mask: 1023,
+    wide_mask: 1023,
+    share_bits: 2,
+    confirmed_mask: 1023,
+    locked_reads: 0,
+    stamp_in: 0,
+    stamp_shift: 0,
+    test: 0,
+};
+
+/// The constants as the loader set them.
+#[inline(always)]
+pub(crate) fn constants() -> Constants {
+    // SAFETY: a valid static. Volatile, because the loader changes what the compiler believes constant.
+    unsafe { (&raw const CONSTANTS).read_volatile() }
+}
+
+/// One constant.
+macro_rules! constant {
+    ($field:ident) => {
+        // SAFETY: as in `constants`.
+        unsafe { (&raw const CONSTANTS.$field).read_volatile() }
+    };
+}
+
+/// Counts a drop.
+#[inline(always)]
+pub(crate) fn count_drop(reason: Drop, bytes: u32) {
+    bump(&DROPS, reason as u32, bytes);
+}
+
+#[inline(always)]
+fn bump(counters: &PerCpuArray<Counter>, index: u32, bytes: u32) {
+    if let Some(counter) = counters.get_ptr_mut(index) {
+        // SAFETY: the map's own element of this CPU, which nothing interrupts while the program runs on it... but a
+        // nested program could; a lost count is then the worst.
+        unsafe {
+            (*counter).packets += 1;
+            (*counter).bytes += u64::from(bytes);
+        }
+    }
+}
+
+/// The maps as [`Tables`].
+#[derive(Clone, Copy)]
+pub(crate) struct Maps;
+
+impl Tables for Maps {
+    #[inline(always)]
+    fn node(self) -> Option<*const NodeConfig> {
+        NODE.get_ptr(0)
+    }
+    #[inline(always)]
+    fn interfaces(self, bucket: u32) -> Option<*const InterfaceBucket> {
+        INTERFACES.get_ptr(bucket)
+    }
+    #[inline(always)]
+    fn endpoint(self, slot: u32) -> u64 {
+        // SAFETY: the map's own element, an aligned word.
+        ENDPOINTS.get_ptr(slot).map_or(0, |word| unsafe { word.read_volatile() })
+    }
+    #[inline(always)]
+    fn row(self, index: u32) -> Option<*const EndpointRow> {
+        ROWS.get_ptr(index)
+    }
+    #[inline(always)]
+    fn narrow_row(self, seed: u64, key: u64) -> u64 {
+        narrow_row(seed, key)
+    }
+    #[inline(always)]
+    fn wide_row(self, seed: u64, address: &Address, third: u64) -> u64 {
+        wide_row(seed, address.words[0], address.words[1], third)
+    }
+    #[inline(always)]
+    fn narrow(self, bucket: u32) -> Option<*const NarrowBucket> {
+        NARROW.get_ptr(bucket & constant!(narrow_mask))
+    }
+    #[inline(always)]
+    fn wide(self, bucket: u32) -> Option<*const WideBucket> {
+        WIDE.get_ptr(bucket & constant!(wide_mask))
+    }
+    #[inline(always)]
+    fn range(self, bank: u32, address: &Address) -> u64 {
+        let [a, b] = address.words;
+        let address = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32];
+        RANGES.get(Key::new(160, RangeKey { bank, address })).copied().unwrap_or(0)
+    }
+    #[inline(always)]
+    fn port_class(self, element: u32, place: usize) -> u16 {
+        let place = place & (CHUNK - 1);
+        // SAFETY: the map's own element, the index masked to its length.
+        PORTS.get_ptr(element).map_or(0, |chunk| unsafe { (&raw const (*chunk).classes[place]).read_volatile() })
+    }
+    #[inline(always)]
+    fn flows(self, slot: u32, hash: u32) -> Option<*mut FlowBucket> {
+        let bits = constant!(share_bits);
+        FLOWS.get_ptr_mut((slot << bits) | (hash & ((1 << bits) - 1)))
+    }
+    #[inline(always)]
+    fn confirmed(self, hash: u32) -> Option<*mut FlowBucket> {
+        CONFIRMED.get_ptr_mut(hash & constant!(confirmed_mask))
+    }
+    #[inline(always)]
+    fn locked_reads(self) -> bool {
+        constant!(locked_reads) != 0
+    }
+    #[inline(always)]
+    fn lock(self, bucket: *mut FlowBucket) {
+        // SAFETY: the lock of a map's element.
+        unsafe { bpf_spin_lock((&raw mut (*bucket).lock).cast::<kernel_lock>()) };
+    }
+    #[inline(always)]
+    fn unlock(self, bucket: *mut FlowBucket) {
+        // SAFETY: likewise, taken before.
+        unsafe { bpf_spin_unlock((&raw mut (*bucket).lock).cast::<kernel_lock>()) };
+    }
+    #[inline(always)]
+    fn now(self) -> u32 {
+        // SAFETY: no arguments.
+        (unsafe { bpf_jiffies64() }) as u32
+    }
+    #[inline(always)]
+    fn count(self, rule: u32, bytes: u32) {
+        bump(&COUNTERS, rule, bytes);
+    }
+    #[inline(always)]
+    fn note(self, event: Event) {
+        bump(&DROPS, event as u32, 0);
+    }
+}
+
+/// Global functions: the verifier follows each once, with any arguments, and not again where it is called (kernel 5.6,
+/// 51c39bb1d5d1). Until 5.12 they may take numbers only.
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn narrow_row(seed: u64, key: u64) -> u64 {
+    classify::narrow_row(Maps, seed, key)
+}
+
+/// See [`narrow_row`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn wide_row(seed: u64, first: u64, second: u64, third: u64) -> u64 {
+    classify::wide_row(Maps, seed, first, second, third)
+}

@@ -1,0 +1,130 @@
+//! What the programs read from and write to the packet's metadata. The only place that knows where the stamp travels.
+
+use core::sync::atomic::{Ordering, compiler_fence};
+
+use aya_ebpf::bindings::__sk_buff;
+use aya_ebpf::helpers::bpf_skb_pull_data;
+use portcullis_common::Stamp;
+use portcullis_common::decide::Packet;
+use portcullis_common::packet::{Frame, Plain};
+
+use crate::maps::constants;
+
+/// The stamp is `skb->tc_index`.
+pub(crate) const STAMP_IN_TC_INDEX: u32 = 0;
+/// Bytes that must be readable: link header, the longest IPv4 header or IPv6 with one extension, and TCP's.
+const READABLE: u32 = 14 + 60 + 20 + 20;
+
+/// The metadata that a decision needs.
+///
+/// # Safety
+/// `skb` is the program's context.
+#[inline(always)]
+pub(crate) unsafe fn packet(skb: *mut __sk_buff, link: usize) -> Packet {
+    // SAFETY: the caller's. Volatile, so that every field is read by one load of its own width, as the kernel demands.
+    unsafe {
+        let constants = constants();
+        // Every field is read in its own place and order, so that the compiler cannot merge two reads into one through a
+        // computed address, which the kernel refuses.
+        let mut packet = Packet {
+            ifindex: (&raw const (*skb).ifindex).read_volatile(),
+            ingress_ifindex: (&raw const (*skb).ingress_ifindex).read_volatile(),
+            length: (&raw const (*skb).len).read_volatile(),
+            link,
+            vlan: (&raw const (*skb).vlan_present).read_volatile() != 0,
+            stamp: Stamp((&raw const (*skb).tc_index).read_volatile() as u16),
+        };
+        if constants.stamp_in != STAMP_IN_TC_INDEX {
+            packet.stamp = Stamp(((&raw const (*skb).mark).read_volatile() >> (constants.stamp_shift & 31)) as u16);
+        }
+        if constants.test != 0 {
+            packet.ifindex = (&raw const (*skb).cb[0]).read_volatile();
+            packet.ingress_ifindex = (&raw const (*skb).cb[1]).read_volatile();
+            packet.stamp = Stamp((&raw const (*skb).cb[2]).read_volatile() as u16);
+        }
+        packet
+    }
+}
+
+/// Writes the stamp that a packet goes on with.
+///
+/// # Safety
+/// `skb` is the program's context.
+#[inline(always)]
+pub(crate) unsafe fn write_stamp(skb: *mut __sk_buff, stamp: Stamp) {
+    // SAFETY: the caller's.
+    unsafe {
+        let constants = constants();
+        let value = u32::from(stamp.0);
+        // The fences keep the compiler from merging the stores into one through a computed address: the kernel allows
+        // the context to be written at constant offsets only.
+        if constants.test != 0 {
+            (&raw mut (*skb).cb[2]).write_volatile(value);
+            compiler_fence(Ordering::SeqCst);
+            return;
+        }
+        if constants.stamp_in == STAMP_IN_TC_INDEX {
+            compiler_fence(Ordering::SeqCst);
+            (&raw mut (*skb).tc_index).write_volatile(value);
+            return;
+        }
+        let shift = constants.stamp_shift & 31;
+        let mark = (&raw const (*skb).mark).read_volatile();
+        (&raw mut (*skb).mark).write_volatile(mark & !(0xffff << shift) | value << shift);
+        compiler_fence(Ordering::SeqCst);
+    }
+}
+
+/// A packet's readable bytes.
+#[derive(Clone, Copy)]
+pub(crate) struct Bytes {
+    data: usize,
+    end: usize,
+}
+
+impl Bytes {
+    /// The bytes of a packet, its headers brought into the linear part if they are not.
+    ///
+    /// # Safety
+    /// `skb` is the program's context.
+    #[inline(always)]
+    pub(crate) unsafe fn of(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            let length = (&raw const (*skb).len).read_volatile();
+            let bytes = Self::linear(skb);
+            if bytes.data + READABLE as usize > bytes.end {
+                let wanted = if length < READABLE { length } else { READABLE };
+                if bytes.data + wanted as usize > bytes.end {
+                    bpf_skb_pull_data(skb, wanted);
+                    return Self::linear(skb);
+                }
+            }
+            bytes
+        }
+    }
+
+    #[inline(always)]
+    unsafe fn linear(skb: *mut __sk_buff) -> Self {
+        // SAFETY: the caller's.
+        unsafe {
+            Self {
+                data: (&raw const (*skb).data).read_volatile() as usize,
+                end: (&raw const (*skb).data_end).read_volatile() as usize,
+            }
+        }
+    }
+}
+
+impl Frame for Bytes {
+    #[inline(always)]
+    fn load<T: Plain>(&self, offset: usize) -> Option<T> {
+        let start = self.data + offset;
+        if start + size_of::<T>() > self.end {
+            return None;
+        }
+        // SAFETY: within the packet. The address may be unaligned, which the machines that the kernel verifies this for
+        // allow; the compiler must not assume otherwise than by T, and emits loads of T's words.
+        Some(unsafe { (start as *const T).read() })
+    }
+}
