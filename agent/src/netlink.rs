@@ -42,7 +42,9 @@ use table::Table;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A socket could not be made or read.
-    #[error("netlink socket: {what}: {source}; the agent needs CAP_NET_ADMIN in this network namespace")]
+    #[error(
+        "netlink socket: {what}: {source}; the agent needs CAP_NET_ADMIN in this network namespace"
+    )]
     Socket {
         /// What was tried.
         what: &'static str,
@@ -78,7 +80,10 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self { resync: Duration::from_secs(180), hear_all_namespaces: true }
+        Self {
+            resync: Duration::from_secs(180),
+            hear_all_namespaces: true,
+        }
     }
 }
 
@@ -97,7 +102,12 @@ pub async fn watch(settings: Settings) -> Result<Receiver<Arc<Snapshot>>, Error>
 }
 
 /// Runs sessions one after the other until nobody listens any more.
-async fn keep(settings: Settings, first: Session, mut table: Table, publish: Sender<Arc<Snapshot>>) {
+async fn keep(
+    settings: Settings,
+    first: Session,
+    mut table: Table,
+    publish: Sender<Arc<Snapshot>>,
+) {
     let mut session = Some(first);
     let mut wait = Duration::from_secs(1);
     loop {

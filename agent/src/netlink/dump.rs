@@ -35,9 +35,15 @@ impl Drop for Kernel {
 
 impl Kernel {
     pub(super) fn connect() -> Result<Self, Error> {
-        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
-            .map_err(|source| Error::Socket { what: "connect with strict checking (kernel 4.20)", source })?;
-        Ok(Self { handle, connection: tokio::spawn(connection) })
+        let (connection, handle, _) =
+            rtnetlink::new_connection_with_strict_check().map_err(|source| Error::Socket {
+                what: "connect with strict checking (kernel 4.20)",
+                source,
+            })?;
+        Ok(Self {
+            handle,
+            connection: tokio::spawn(connection),
+        })
     }
 
     /// All devices.
@@ -75,14 +81,22 @@ impl Kernel {
 
     /// The addresses of the device `index` in the namespace that has the number `netnsid` here; `None` when the namespace
     /// or the device has gone, or the kernel does not tell.
-    pub(super) async fn peer_addresses(&self, index: u32, netnsid: i32) -> Result<Option<Vec<IpNet>>, Error> {
+    pub(super) async fn peer_addresses(
+        &self,
+        index: u32,
+        netnsid: i32,
+    ) -> Result<Option<Vec<IpNet>>, Error> {
         let mut addresses = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = self.handle.address().get();
             request.message_mut().header.family = family;
             request.message_mut().header.index = index;
-            request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(netnsid));
-            let what = || format!("the addresses of device {index} in namespace {netnsid} ({family:?})");
+            request
+                .message_mut()
+                .attributes
+                .push(AddressAttribute::TargetNetNsId(netnsid));
+            let what =
+                || format!("the addresses of device {index} in namespace {netnsid} ({family:?})");
             match all(request.set_link_index_filter(index).execute(), what).await {
                 Ok(messages) => addresses.extend(messages.iter().filter_map(parse::address)),
                 Err(error) if error.is_unsupported() && family == AddressFamily::Inet6 => {}
@@ -100,7 +114,10 @@ impl Kernel {
 impl Error {
     fn code(&self) -> Option<i32> {
         match self {
-            Self::Request { source: rtnetlink::Error::NetlinkError(message), .. } => Some(-message.raw_code()),
+            Self::Request {
+                source: rtnetlink::Error::NetlinkError(message),
+                ..
+            } => Some(-message.raw_code()),
             _ => None,
         }
     }
@@ -122,8 +139,14 @@ fn all<T>(
     async move {
         match tokio::time::timeout(ANSWER, answer.try_collect()).await {
             Ok(Ok(messages)) => Ok(messages),
-            Ok(Err(source)) => Err(Error::Request { what: what(), source }),
-            Err(_) => Err(Error::Timeout { what: what(), seconds: ANSWER.as_secs() }),
+            Ok(Err(source)) => Err(Error::Request {
+                what: what(),
+                source,
+            }),
+            Err(_) => Err(Error::Timeout {
+                what: what(),
+                seconds: ANSWER.as_secs(),
+            }),
         }
     }
 }

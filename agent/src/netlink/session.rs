@@ -101,7 +101,11 @@ impl Session {
         match self.woken().await? {
             Woken::Own(heard) => {
                 stale.all |= heard.lost;
-                for message in heard.datagrams.iter().flat_map(|datagram| messages(datagram)) {
+                for message in heard
+                    .datagrams
+                    .iter()
+                    .flat_map(|datagram| messages(datagram))
+                {
                     match message {
                         Some(message) => table.notified(message, &mut stale),
                         None => stale.all = true,
@@ -156,7 +160,11 @@ impl Session {
     /// Notes whose addresses changed. Only the header is read: a pod writes the rest (its labels need not even be UTF-8).
     fn ring(&mut self, heard: &Heard) {
         self.rung_all |= heard.lost;
-        for message in heard.datagrams.iter().flat_map(|datagram| messages(datagram)) {
+        for message in heard
+            .datagrams
+            .iter()
+            .flat_map(|datagram| messages(datagram))
+        {
             let header = message.and_then(|message| {
                 let buffer = NetlinkBuffer::new_checked(message).ok()?;
                 AddressHeader::parse(buffer.payload()).ok()
@@ -178,9 +186,18 @@ impl Session {
         let veths: BTreeSet<u32> = if std::mem::take(&mut self.rung_all) {
             table.foreign_veths().map(|(ifindex, ..)| ifindex).collect()
         } else {
-            rung.iter().flat_map(|index| table.veths_with_peer(*index)).collect()
+            rung.iter()
+                .flat_map(|index| table.veths_with_peer(*index))
+                .collect()
         };
-        self.refresh(table, Stale { peers: veths, ..Stale::default() }).await?;
+        self.refresh(
+            table,
+            Stale {
+                peers: veths,
+                ..Stale::default()
+            },
+        )
+        .await?;
         let now = Instant::now();
         self.peers_at = now + (now - started) * PEERS_SHARE;
         Ok(())
