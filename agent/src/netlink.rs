@@ -159,3 +159,6 @@ fn publish_changes(publish: &Sender<Arc<Snapshot>>, table: &Table) {
         changed
     });
 }
+
+#[cfg(test)]
+mod tests;

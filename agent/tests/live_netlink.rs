@@ -54,6 +54,12 @@ impl Node {
         self.namespaces.push(name);
     }
 
+    fn remove(&mut self, short: &str) {
+        let name = self.name(short);
+        ip(&["netns", "del", &name]);
+        self.namespaces.retain(|namespace| *namespace != name);
+    }
+
     /// Runs `ip` in the node's namespace; `@x` stands for the name of namespace `x`.
     fn node(&self, arguments: &str) {
         self.within("node", arguments);
@@ -317,7 +323,7 @@ fn polling_finds_the_same_without_notifications_of_other_namespaces() {
 }
 
 #[test]
-fn a_label_that_is_no_text_does_not_silence_the_bell() {
+fn a_label_that_is_no_text_hides_no_other_address() {
     on_node("label", async |node: &mut Node| {
         node.pod("a", "vetha");
         let mut agent = Agent::start(Settings::default()).await;
@@ -554,4 +560,56 @@ fn an_overrun_is_made_good_by_a_dump() {
             "the device was there all the time"
         );
     });
+}
+
+#[test]
+fn a_pod_that_changes_its_addresses_without_end_delays_nobody() {
+    on_node("flood", async |node: &mut Node| {
+        node.pod("a", "vetha");
+        let mut agent = Agent::start(Settings::default()).await;
+        agent
+            .matcher
+            .pods([pod("a", &["10.1.0.1"]), pod("b", &["10.1.0.2"])]);
+        node.within("a", "addr add 10.1.0.1/24 dev eth0");
+        agent.until_inner("vetha", &["10.1.0.1"]).await;
+
+        let change = "addr add 10.1.0.3/32 dev eth0\naddr del 10.1.0.3/32 dev eth0\n";
+        let path = std::env::temp_dir().join(format!("{}.batch", node.prefix));
+        std::fs::write(&path, change.repeat(50_000)).unwrap();
+        let (name, file) = (node.name("a"), path.to_str().unwrap());
+        let mut flood = Flood(
+            Command::new("ip")
+                .args(["-n", &name, "-batch", file])
+                .spawn()
+                .unwrap(),
+        );
+        for round in 0..10 {
+            node.pod("b", "vethb");
+            node.within("b", "addr add 10.1.0.2/24 dev eth0");
+            agent.until_inner("vethb", &["10.1.0.2"]).await;
+            assert_eq!(agent.role("vethb"), endpoint("b"), "round {round}");
+            assert_eq!(agent.role("vetha"), endpoint("a"), "round {round}");
+            node.node("link del vethb");
+            agent
+                .until("vethb gone", |now| inner(now, "vethb").is_none())
+                .await;
+            node.remove("b");
+        }
+        assert!(
+            flood.0.try_wait().unwrap().is_none(),
+            "the flood lasted all the time"
+        );
+        drop(flood);
+        std::fs::remove_file(&path).unwrap();
+    });
+}
+
+/// A process that ends with the test.
+struct Flood(std::process::Child);
+
+impl Drop for Flood {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
 }

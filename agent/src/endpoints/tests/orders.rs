@@ -35,9 +35,11 @@ fn apply(host: &mut Host, matcher: &mut Matcher, event: &Event) {
     let exists = |host: &Host, ifindex: &u32| host.snapshot.links.contains_key(ifindex);
     match event {
         Event::Link(ifindex) if !exists(host, ifindex) => {
-            drop(host.veth(*ifindex, &format!("veth{ifindex}"), &[]))
+            host.veth(*ifindex, &format!("veth{ifindex}"), &[]);
         }
-        Event::Unlink(ifindex) => drop(host.remove(*ifindex)),
+        Event::Unlink(ifindex) => {
+            host.remove(*ifindex);
+        }
         Event::Inner(ifindex, numbers) if exists(host, ifindex) => {
             let inner: Vec<String> = numbers.iter().map(|n| address(*n)).collect();
             host.inner(
@@ -46,7 +48,7 @@ fn apply(host: &mut Host, matcher: &mut Matcher, event: &Event) {
             );
         }
         Event::Route(ifindex, number) if exists(host, ifindex) => {
-            drop(host.route(*ifindex, &[&address(*number)]))
+            host.route(*ifindex, &[&address(*number)]);
         }
         Event::Rename(ifindex, number) if exists(host, ifindex) => {
             let name = azure_veth_name("default", &format!("p{number}"));
