@@ -13,6 +13,9 @@ mod matching;
 mod orders;
 mod trust;
 
+/// Addresses as a table's row writes them.
+type Addresses = &'static [&'static str];
+
 /// A node's devices, changed step by step as the kernel would.
 #[derive(Debug, Clone, Default)]
 struct Host {

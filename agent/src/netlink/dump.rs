@@ -1,7 +1,6 @@
 //! Questions to the kernel.
 
 use std::collections::BTreeSet;
-use std::future::Future;
 use std::time::Duration;
 
 use futures::{Stream, TryStreamExt};
@@ -132,21 +131,19 @@ impl Error {
 }
 
 /// Collects an answer.
-fn all<T>(
+async fn all<T>(
     answer: impl Stream<Item = Result<T, rtnetlink::Error>>,
     what: impl Fn() -> String,
-) -> impl Future<Output = Result<Vec<T>, Error>> {
-    async move {
-        match tokio::time::timeout(ANSWER, answer.try_collect()).await {
-            Ok(Ok(messages)) => Ok(messages),
-            Ok(Err(source)) => Err(Error::Request {
-                what: what(),
-                source,
-            }),
-            Err(_) => Err(Error::Timeout {
-                what: what(),
-                seconds: ANSWER.as_secs(),
-            }),
-        }
+) -> Result<Vec<T>, Error> {
+    match tokio::time::timeout(ANSWER, answer.try_collect()).await {
+        Ok(Ok(messages)) => Ok(messages),
+        Ok(Err(source)) => Err(Error::Request {
+            what: what(),
+            source,
+        }),
+        Err(_) => Err(Error::Timeout {
+            what: what(),
+            seconds: ANSWER.as_secs(),
+        }),
     }
 }

@@ -31,10 +31,37 @@ pub(super) struct Session {
     resync_at: Instant,
     poll_after: Duration,
     poll_at: Instant,
-    /// Indexes of devices inside other namespaces whose addresses changed, and when they may be read.
-    rung: BTreeSet<u32>,
-    rung_all: bool,
-    peers_at: Instant,
+    /// For veths with no address inside that a pod could be known by, and for all others. A new pod does not wait until the
+    /// addresses of every other pod were read: where each namespace numbers its devices anew, the bell of one is the bell
+    /// of all (25 ms for 250 pods in a debug build).
+    bare: Rung,
+    settled: Rung,
+}
+
+/// Bells that rang and were not answered yet.
+struct Rung {
+    /// Indexes, inside other namespaces, of devices whose addresses changed.
+    indexes: BTreeSet<u32>,
+    /// Any may have changed.
+    all: bool,
+    /// Not to be answered before.
+    at: Instant,
+}
+
+impl Rung {
+    fn any(&self) -> bool {
+        self.all || !self.indexes.is_empty()
+    }
+
+    /// Takes what rang if it may be answered now.
+    fn take(&mut self) -> Option<(BTreeSet<u32>, bool)> {
+        (self.any() && Instant::now() >= self.at).then(|| {
+            (
+                std::mem::take(&mut self.indexes),
+                std::mem::take(&mut self.all),
+            )
+        })
+    }
 }
 
 /// What woke the session.
@@ -70,9 +97,16 @@ impl Session {
             resync_at: now + settings.resync,
             poll_after: POLL.0,
             poll_at: now + POLL.0,
-            rung: BTreeSet::new(),
-            rung_all: false,
-            peers_at: now,
+            bare: Rung {
+                indexes: BTreeSet::new(),
+                all: false,
+                at: now,
+            },
+            settled: Rung {
+                indexes: BTreeSet::new(),
+                all: false,
+                at: now,
+            },
         })
     }
 
@@ -88,7 +122,7 @@ impl Session {
     /// Follows changes until something fails.
     pub(super) async fn run(mut self, table: &mut Table, publish: &Sender<Arc<Snapshot>>) -> Error {
         loop {
-            let round = self.round(table).await;
+            let round = self.round(table, publish).await;
             publish_changes(publish, table);
             if let Err(error) = round {
                 return error;
@@ -96,7 +130,11 @@ impl Session {
         }
     }
 
-    async fn round(&mut self, table: &mut Table) -> Result<(), Error> {
+    async fn round(
+        &mut self,
+        table: &mut Table,
+        publish: &Sender<Arc<Snapshot>>,
+    ) -> Result<(), Error> {
         let mut stale = Stale::default();
         match self.woken().await? {
             Woken::Own(heard) => {
@@ -122,7 +160,8 @@ impl Session {
         if self.others.is_none() && now >= self.poll_at {
             self.poll_after = (self.poll_after * 2).min(POLL.1);
             self.poll_at = now + self.poll_after;
-            self.rung_all = true;
+            self.bare.all = true;
+            self.settled.all = true;
         }
         if now >= self.resync_at {
             stale.all = true;
@@ -131,7 +170,7 @@ impl Session {
             return self.resync(table).await;
         }
         self.refresh(table, stale).await?;
-        self.answer_bells(table).await
+        self.answer_bells(table, publish).await
     }
 
     async fn woken(&mut self) -> Result<Woken, Error> {
@@ -139,8 +178,10 @@ impl Session {
         if self.others.is_none() {
             wake_at = wake_at.min(self.poll_at);
         }
-        if self.rung_all || !self.rung.is_empty() {
-            wake_at = wake_at.min(self.peers_at);
+        for rung in [&self.bare, &self.settled] {
+            if rung.any() {
+                wake_at = wake_at.min(rung.at);
+            }
         }
         let others = async {
             match &self.others {
@@ -159,7 +200,7 @@ impl Session {
 
     /// Notes whose addresses changed. Only the header is read: a pod writes the rest (its labels need not even be UTF-8).
     fn ring(&mut self, heard: &Heard) {
-        self.rung_all |= heard.lost;
+        let mut all = heard.lost;
         for message in heard
             .datagrams
             .iter()
@@ -170,37 +211,59 @@ impl Session {
                 AddressHeader::parse(buffer.payload()).ok()
             });
             match header {
-                Some(header) => drop(self.rung.insert(header.index)),
-                None => self.rung_all = true,
+                Some(header) => {
+                    self.bare.indexes.insert(header.index);
+                    self.settled.indexes.insert(header.index);
+                }
+                None => all = true,
             }
         }
+        self.bare.all |= all;
+        self.settled.all |= all;
     }
 
-    /// Reads the addresses whose bells rang, unless that was done too recently.
-    async fn answer_bells(&mut self, table: &mut Table) -> Result<(), Error> {
-        let started = Instant::now();
-        if started < self.peers_at || !(self.rung_all || !self.rung.is_empty()) {
-            return Ok(());
+    /// Reads the addresses whose bells rang, first of the veths that had none, unless that was done too recently.
+    async fn answer_bells(
+        &mut self,
+        table: &mut Table,
+        publish: &Sender<Arc<Snapshot>>,
+    ) -> Result<(), Error> {
+        if let Some((indexes, all)) = self.bare.take() {
+            self.bare.at = self.read_peers(table, &indexes, all, true).await?;
+            publish_changes(publish, table);
         }
-        let rung = std::mem::take(&mut self.rung);
-        let veths: BTreeSet<u32> = if std::mem::take(&mut self.rung_all) {
-            table.foreign_veths().map(|(ifindex, ..)| ifindex).collect()
-        } else {
-            rung.iter()
-                .flat_map(|index| table.veths_with_peer(*index))
-                .collect()
-        };
+        if let Some((indexes, all)) = self.settled.take() {
+            self.settled.at = self.read_peers(table, &indexes, all, false).await?;
+        }
+        Ok(())
+    }
+
+    /// Reads the addresses of the veths whose peer has one of these indexes; gives when it may be done next.
+    async fn read_peers(
+        &self,
+        table: &mut Table,
+        indexes: &BTreeSet<u32>,
+        all: bool,
+        bare: bool,
+    ) -> Result<Instant, Error> {
+        let started = Instant::now();
+        let peers = table
+            .foreign_veths()
+            .filter(|(ifindex, peer, _)| {
+                (all || indexes.contains(peer)) && table.is_bare(*ifindex) == bare
+            })
+            .map(|(ifindex, ..)| ifindex)
+            .collect();
         self.refresh(
             table,
             Stale {
-                peers: veths,
+                peers,
                 ..Stale::default()
             },
         )
         .await?;
         let now = Instant::now();
-        self.peers_at = now + (now - started) * PEERS_SHARE;
-        Ok(())
+        Ok(now + (now - started) * PEERS_SHARE)
     }
 
     /// Asks for what is stale.

@@ -173,11 +173,11 @@ impl Table {
         self.routes = routes;
     }
 
-    /// The veths whose peer has this index in its own namespace.
-    pub(super) fn veths_with_peer(&self, index: u32) -> impl Iterator<Item = u32> {
-        self.foreign_veths()
-            .filter(move |(_, peer, _)| *peer == index)
-            .map(|(ifindex, ..)| ifindex)
+    /// Whether no address is known on the other end of a veth that a pod could be known by.
+    pub(super) fn is_bare(&self, ifindex: u32) -> bool {
+        self.links
+            .get(&ifindex)
+            .is_none_or(|link| link.pod_addresses().next().is_none())
     }
 
     /// All veths with the peer in a namespace that has a number here: ifindex, the peer's index there, the number.

@@ -302,7 +302,7 @@ fn a_dump_tells_a_device_that_stayed_from_one_that_took_its_index() {
 #[test]
 fn datagrams_are_split_and_broken_ones_are_noticed() {
     let one = bytes(RouteNetlinkMessage::NewLink(link_message(5, "veth5", 1)), 0);
-    let two = [one.clone(), one.clone()].concat();
+    let two = one.repeat(2);
     let count = |datagram: &[u8]| {
         let (good, bad): (Vec<_>, Vec<_>) = messages(datagram).partition(Option::is_some);
         (good.len(), bad.len())

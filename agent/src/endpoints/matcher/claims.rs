@@ -51,7 +51,7 @@ impl Claim {
         }
         let mut inner = BTreeSet::new();
         let mut first = false;
-        for address in inner_addresses(link) {
+        for address in link.pod_addresses() {
             for pod in pods.with_address(address) {
                 first |= first_seen.is_some_and(|seen| seen.contains(&address));
                 inner.insert(pod.clone());
@@ -79,17 +79,4 @@ fn routed_pods(routes: impl Iterator<Item = IpAddr>, pods: &PodIndex) -> Option<
 /// Whether a device can be a pod's at all: a veth whose other end is in another namespace.
 pub(super) fn is_candidate(link: &Link) -> bool {
     link.kind == LinkKind::Veth && link.netnsid.is_some()
-}
-
-/// The addresses inside a veth's namespace that could be a pod's. Link-local and loopback ones are everywhere and say
-/// nothing.
-pub(super) fn inner_addresses(link: &Link) -> impl Iterator<Item = IpAddr> + '_ {
-    link.peer_addresses
-        .iter()
-        .flatten()
-        .map(|net| net.addr())
-        .filter(|address| match address {
-            IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback(),
-            IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback(),
-        })
 }

@@ -18,7 +18,7 @@ fn each_kind_of_evidence_finds_the_pod_in_either_order() {
     let azure = azure_veth_name("default", "a");
     // Veth's name, inner addresses, host routes, the pod's addresses, expected role, why.
     #[rustfmt::skip]
-    let table: &[(&str, &[&str], &[&str], &[&str], Role, &str)] = &[
+    let table: &[(&str, Addresses, Addresses, Addresses, Role, &str)] = &[
         ("veth1", &["10.1.0.1"], &[], &["10.1.0.1"], endpoint("a"), "IPv4 address inside"),
         ("veth1", &["fe80::1", "fd00:1::1"], &[], &["fd00:1::1"], endpoint("a"), "IPv6 address inside"),
         ("veth1", &["10.1.0.1"], &[], &["10.1.0.1", "fd00:1::1"], endpoint("a"), "one of a dual-stack pod's is enough"),

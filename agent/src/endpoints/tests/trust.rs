@@ -116,7 +116,7 @@ fn of_two_veths_with_one_address_the_older_keeps_the_pod() {
 fn the_hosts_evidence_outranks_what_a_pod_can_write() {
     let azure = azure_veth_name("default", "a");
     // Name, routes, inner addresses of veth 5; its role; why. Pod b's own veth 6 is newer each time.
-    let table: &[(&str, &[&str], &[&str], Role, &str)] = &[
+    let table: &[(&str, Addresses, Addresses, Role, &str)] = &[
         (
             "veth5",
             &["10.1.0.1"],
