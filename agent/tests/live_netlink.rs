@@ -3,6 +3,11 @@
 //! Needs root. Every namespace is named `pcn-<pid>-...` and removed at the end, also when a test fails; what a test makes
 //! is inside them.
 
+#![expect(
+    clippy::unwrap_used,
+    reason = "helpers of tests; clippy.toml allows it only inside the tests themselves"
+)]
+
 use std::fs::File;
 use std::net::IpAddr;
 use std::process::Command;

@@ -148,7 +148,7 @@ impl Matcher {
         self.resolve();
     }
 
-    /// Takes one pod that is new or has changed.
+    /// Takes one pod that is new or has changed. Begin with [`pods`](Matcher::pods): each call decides all roles anew.
     pub fn apply_pod(&mut self, pod: LocalPod) {
         self.pods.apply(pod);
         self.resolve();
@@ -267,19 +267,19 @@ impl Matcher {
     /// Gives pods to claims as long as one of them has a single free pod left. A pod that is given away may leave a single
     /// one to a stronger claim that had two, so each gift starts again from the strongest.
     fn grant(&mut self, claims: &[Claim]) {
+        let mut holders = self.holders();
         loop {
-            let holders = self.holders();
             let granted = claims.iter().find_map(|claim| {
                 if self.matched.contains_key(&claim.ifindex) {
                     return None;
                 }
-                let free = self.free(claim, &holders);
-                match free.as_slice() {
+                match self.free(claim, &holders).as_slice() {
                     [pod] => Some((claim, (*pod).clone())),
                     _ => None,
                 }
             });
             let Some((claim, pod)) = granted else { return };
+            holders.insert(pod.clone(), claim.ifindex);
             let matched = Matched {
                 pod,
                 incarnation: claim.incarnation,

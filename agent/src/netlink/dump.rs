@@ -45,10 +45,27 @@ impl Kernel {
         })
     }
 
-    /// All devices.
-    pub(super) async fn links(&self) -> Result<Vec<Link>, Error> {
+    /// All devices, and the indexes of those that are there but could not be read: the crate that reads the messages drops
+    /// one of which it does not understand an attribute, and a device that is silently missing would look deleted.
+    pub(super) async fn links(&self) -> Result<(Vec<Link>, BTreeSet<u32>), Error> {
+        let before = indexes()?;
         let messages = all(self.handle.link().get().execute(), || "the devices".into()).await?;
-        Ok(messages.iter().filter_map(parse::link).collect())
+        let read: BTreeSet<u32> = messages
+            .iter()
+            .map(|message| message.header.index)
+            .collect();
+        let missing: BTreeSet<u32> = before.difference(&read).copied().collect();
+        // Those that went while the answer came are not there either.
+        let unread = if missing.is_empty() {
+            missing
+        } else {
+            &missing & &indexes()?
+        };
+        if !unread.is_empty() {
+            tracing::error!(ifindexes = ?unread, "devices whose description cannot be read: new ones are not enforced, known \
+                ones stay as they were");
+        }
+        Ok((messages.iter().filter_map(parse::link).collect(), unread))
     }
 
     /// One device; `None` when it is gone.
@@ -128,6 +145,15 @@ impl Error {
     fn is_unsupported(&self) -> bool {
         matches!(self.code(), Some(libc::EOPNOTSUPP | libc::EAFNOSUPPORT))
     }
+}
+
+/// The indexes of all devices of this namespace, by the C library.
+fn indexes() -> Result<BTreeSet<u32>, Error> {
+    let listed = nix::net::if_::if_nameindex().map_err(|error| Error::Socket {
+        what: "list the devices",
+        source: error.into(),
+    })?;
+    Ok(listed.iter().map(|interface| interface.index()).collect())
 }
 
 /// Collects an answer.

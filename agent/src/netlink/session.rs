@@ -114,7 +114,8 @@ impl Session {
     pub(super) async fn resync(&mut self, table: &mut Table) -> Result<(), Error> {
         self.resync_at = Instant::now() + self.settings.resync;
         let mut stale = Stale::default();
-        table.links_dumped(self.kernel.links().await?, &mut stale);
+        let (links, unread) = self.kernel.links().await?;
+        table.links_dumped(links, &unread, &mut stale);
         stale.routes = true;
         self.refresh(table, stale).await
     }

@@ -143,10 +143,15 @@ impl Table {
         stale.links.extend(peers.map(|link| link.ifindex));
     }
 
-    /// Takes a full dump of the devices. A device that is still the same keeps its incarnation: notifications may have been
+    /// Takes a full dump of the devices; what is `unread` is there, and stays as it was known. A device that is still the same keeps its incarnation: notifications may have been
     /// lost, so an index alone does not prove it. Its kind and its name or MAC do; a pod can change none of them (the
     /// kernel counts indexes upwards, so a device made on a used index was asked for by number).
-    pub(super) fn links_dumped(&mut self, dumped: Vec<Link>, stale: &mut Stale) {
+    pub(super) fn links_dumped(
+        &mut self,
+        dumped: Vec<Link>,
+        unread: &BTreeSet<u32>,
+        stale: &mut Stale,
+    ) {
         let now: BTreeMap<u32, Link> = dumped
             .into_iter()
             .map(|link| (link.ifindex, link))
@@ -154,6 +159,7 @@ impl Table {
         let gone: Vec<u32> = self
             .links
             .values()
+            .filter(|known| !unread.contains(&known.ifindex))
             .filter(|known| {
                 !now.get(&known.ifindex)
                     .is_some_and(|link| same_device(known, link))

@@ -1,5 +1,6 @@
 //! The pure part: messages to values, notifications and dumps to state. The kernel's part is tested live.
 
+use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkMessage};
@@ -281,14 +282,14 @@ fn a_dump_tells_a_device_that_stayed_from_one_that_took_its_index() {
         ("azv01", 9, false, "nothing is as it was"),
     ];
     for (name, mac, same, why) in table {
+        let (unread, mut stale) = (BTreeSet::new(), Stale::default());
         let mut state = Table::default();
-        let mut stale = Stale::default();
-        state.links_dumped(vec![link(5, "veth5", 1)], &mut stale);
+        state.links_dumped(vec![link(5, "veth5", 1)], &unread, &mut stale);
         state.peer_addresses(5, Some(vec!["10.1.0.1/24".parse().unwrap()]));
         let mut dumped = link(5, name, mac);
         // The pod may have moved its end; that proves nothing.
         dumped.netnsid = Some(8);
-        state.links_dumped(vec![dumped], &mut stale);
+        state.links_dumped(vec![dumped], &unread, &mut stale);
         let now = state.snapshot();
         assert_eq!(now.links[&5].incarnation == 1, same, "{why}");
         assert_eq!(
@@ -340,4 +341,17 @@ fn of_a_point_to_point_address_the_own_side_counts() {
     );
     message.attributes.clear();
     assert_eq!(parse::address(&message), None);
+}
+
+#[test]
+fn a_device_that_a_dump_cannot_describe_is_not_gone() {
+    let mut state = Table::default();
+    let mut stale = Stale::default();
+    let both = vec![link(5, "veth5", 1), link(6, "veth6", 2)];
+    state.links_dumped(both, &BTreeSet::new(), &mut stale);
+    let before = state.snapshot();
+    state.links_dumped(vec![link(6, "veth6", 2)], &BTreeSet::from([5]), &mut stale);
+    assert_eq!(state.snapshot(), before, "it is there, only not readable");
+    state.links_dumped(vec![link(6, "veth6", 2)], &BTreeSet::new(), &mut stale);
+    assert!(!state.snapshot().links.contains_key(&5), "now it is gone");
 }
