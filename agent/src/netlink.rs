@@ -1,25 +1,26 @@
 //! The kernel's view of this network namespace, kept current: the only room that knows netlink.
 //!
 //! [`watch`] gives a [`Snapshot`] of devices, local addresses and host routes that is replaced whenever something
-//! changes. It is a state, not a stream of events: a reader that is slow sees fewer states, never a wrong one. What must
-//! not be lost between two states is in them: a device that went and came again under its old index has another
+//! changes. It is a state, not a stream of events: a reader that is slow sees fewer states, never a wrong one. What
+//! must not be lost between two states is in them: a device that went and came again under its old index has another
 //! [`incarnation`](crate::endpoints::Link::incarnation).
 //!
 //! # How it is kept current
 //!
-//! - Devices and routes of this namespace: their multicast groups, subscribed before the first dump. A dump of everything
-//!   follows at the start, after an overrun (`ENOBUFS`), after a message that cannot be read, and every few minutes.
+//! - Devices and routes of this namespace: their multicast groups, subscribed before the first dump. A dump of
+//!   everything follows at the start, after an overrun (`ENOBUFS`), after a message that cannot be read, and every few
+//!   minutes.
 //! - Addresses **inside the pods' namespaces**: a dump with `IFA_TARGET_NETNSID` reads them (kernel 4.20, "ipv4: enable
 //!   IFA_TARGET_NETNSID for RTM_GETADDR"), and a second socket with `NETLINK_LISTEN_ALL_NSID` hears when they change
 //!   (kernel 4.2, "netlink: allow to listen "all" netns").
-//!   It delivers notifications of every namespace that has a number here; a veth's peer namespace has one as soon as the
-//!   host's end was announced. The sender's number comes as ancillary data, which `netlink-sys` does not read, so a
+//!   It delivers notifications of every namespace that has a number here; a veth's peer namespace has one as soon as
+//!   the host's end was announced. The sender's number comes as ancillary data, which `netlink-sys` does not read, so a
 //!   notification serves only as a bell: it names the index of the device inside, and the veths whose peer has that
 //!   index are read again. Tried on 6.18: the bell rings for IPv4 and IPv6, added and removed.
-//! - That socket option needs CAP_NET_BROADCAST (over this namespace to set it, over the pod's to hear it). Without it the
-//!   namespaces are polled, soon after a device has changed and then less and less often.
-//! - A peer that is moved to another namespace is not always announced on the end that stays; the removal of the peer is,
-//!   and then the end that stays is read again.
+//! - That socket option needs CAP_NET_BROADCAST (over this namespace to set it, over the pod's to hear it). Without it
+//!   the namespaces are polled, soon after a device has changed and then less and less often.
+//! - A peer that is moved to another namespace is not always announced on the end that stays; the removal of the peer
+//!   is, and then the end that stays is read again.
 
 use std::io;
 use std::sync::Arc;
@@ -42,9 +43,7 @@ use table::Table;
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// A socket could not be made or read.
-    #[error(
-        "netlink socket: {what}: {source}; the agent needs CAP_NET_ADMIN in this network namespace"
-    )]
+    #[error("netlink socket: {what}: {source}; the agent needs CAP_NET_ADMIN in this network namespace")]
     Socket {
         /// What was tried.
         what: &'static str,
@@ -80,18 +79,15 @@ pub struct Settings {
 
 impl Default for Settings {
     fn default() -> Self {
-        Self {
-            resync: Duration::from_secs(180),
-            hear_all_namespaces: true,
-        }
+        Self { resync: Duration::from_secs(180), hear_all_namespaces: true }
     }
 }
 
 /// Watches the network namespace of the calling thread. The first snapshot is complete.
 ///
 /// The work is a task of the current tokio runtime that ends when the last receiver is dropped. Every thread of that
-/// runtime must be in the same network namespace. After a failure the task starts again with new sockets and keeps what it
-/// knows of the devices; it never gives up.
+/// runtime must be in the same network namespace. After a failure the task starts again with new sockets and keeps what
+/// it knows of the devices; it never gives up.
 pub async fn watch(settings: Settings) -> Result<Receiver<Arc<Snapshot>>, Error> {
     let mut table = Table::default();
     let mut session = Session::open(settings)?;
@@ -102,12 +98,7 @@ pub async fn watch(settings: Settings) -> Result<Receiver<Arc<Snapshot>>, Error>
 }
 
 /// Runs sessions one after the other until nobody listens any more.
-async fn keep(
-    settings: Settings,
-    first: Session,
-    mut table: Table,
-    publish: Sender<Arc<Snapshot>>,
-) {
+async fn keep(settings: Settings, first: Session, mut table: Table, publish: Sender<Arc<Snapshot>>) {
     let mut session = Some(first);
     let mut wait = Duration::from_secs(1);
     loop {

@@ -1,12 +1,9 @@
 //! The netlink door and the matcher against the real kernel: a node and its pods as network namespaces.
 //!
-//! Needs root. Every namespace is named `pcn-<pid>-...` and removed at the end, also when a test fails; what a test makes
-//! is inside them.
+//! Needs root. Every namespace is named `pcn-<pid>-...` and removed at the end, also when a test fails; what a test
+//! makes is inside them.
 
-#![expect(
-    clippy::unwrap_used,
-    reason = "helpers of tests; clippy.toml allows it only inside the tests themselves"
-)]
+#![expect(clippy::unwrap_used, reason = "helpers of tests; clippy.toml allows it only inside the tests themselves")]
 
 use std::fs::File;
 use std::net::IpAddr;
@@ -15,9 +12,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
-use portcullis::endpoints::{
-    Config, LinkKind, LocalPod, Matcher, PodId, Role, Snapshot, azure_veth_name,
-};
+use portcullis::endpoints::{Config, LinkKind, LocalPod, Matcher, PodId, Role, Snapshot, azure_veth_name};
 use portcullis::netlink::{Settings, watch};
 use tokio::sync::watch::Receiver;
 
@@ -31,19 +26,14 @@ impl Drop for Node {
     fn drop(&mut self) {
         for namespace in &self.namespaces {
             // A failing test has told its reason already; this must go on to the next namespace.
-            let _ = Command::new("ip")
-                .args(["netns", "del", namespace])
-                .status();
+            let _ = Command::new("ip").args(["netns", "del", namespace]).status();
         }
     }
 }
 
 impl Node {
     fn new(test: &str) -> Self {
-        let mut node = Self {
-            prefix: format!("pcn-{}-{test}", std::process::id()),
-            namespaces: Vec::new(),
-        };
+        let mut node = Self { prefix: format!("pcn-{}-{test}", std::process::id()), namespaces: Vec::new() };
         node.add("node");
         node.node("link set lo up");
         node
@@ -74,10 +64,7 @@ impl Node {
         let name = self.name(short);
         let arguments: Vec<String> = arguments
             .split_whitespace()
-            .map(|word| {
-                word.strip_prefix('@')
-                    .map_or_else(|| word.to_owned(), |short| self.name(short))
-            })
+            .map(|word| word.strip_prefix('@').map_or_else(|| word.to_owned(), |short| self.name(short)))
             .collect();
         let mut all = vec!["-n", &name];
         all.extend(arguments.iter().map(String::as_str));
@@ -87,9 +74,7 @@ impl Node {
     /// Adds a pod's namespace with a veth whose host end has this name.
     fn pod(&mut self, short: &str, veth: &str) {
         self.add(short);
-        self.node(&format!(
-            "link add {veth} type veth peer name eth0 netns @{short}"
-        ));
+        self.node(&format!("link add {veth} type veth peer name eth0 netns @{short}"));
         self.within(short, "link set eth0 up");
         self.node(&format!("link set {veth} up"));
     }
@@ -97,12 +82,7 @@ impl Node {
 
 fn ip(arguments: &[&str]) {
     let output = Command::new("ip").args(arguments).output().unwrap();
-    assert!(
-        output.status.success(),
-        "ip {}: {}",
-        arguments.join(" "),
-        String::from_utf8_lossy(&output.stderr)
-    );
+    assert!(output.status.success(), "ip {}: {}", arguments.join(" "), String::from_utf8_lossy(&output.stderr));
 }
 
 /// Runs a test on a thread that is inside the node's namespace, with a runtime that has no other thread.
@@ -111,10 +91,7 @@ fn on_node(name: &str, test: impl AsyncFnOnce(&mut Node) + Send + 'static) {
     let outcome = std::thread::spawn(move || {
         let namespace = File::open(format!("/run/netns/{}", node.name("node"))).unwrap();
         setns(namespace, CloneFlags::CLONE_NEWNET).unwrap();
-        let runtime = tokio::runtime::Builder::new_current_thread()
-            .enable_all()
-            .build()
-            .unwrap();
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
         runtime.block_on(test(&mut node));
     })
     .join();
@@ -132,17 +109,8 @@ struct Agent {
 impl Agent {
     async fn start(settings: Settings) -> Self {
         let snapshots = watch(settings).await.unwrap();
-        let pod_ranges = vec![
-            "10.1.0.0/24".parse().unwrap(),
-            "fd00:1::/64".parse().unwrap(),
-        ];
-        Self {
-            snapshots,
-            matcher: Matcher::new(Config {
-                pod_ranges,
-                uplinks: None,
-            }),
-        }
+        let pod_ranges = vec!["10.1.0.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
+        Self { snapshots, matcher: Matcher::new(Config { pod_ranges, uplinks: None }) }
     }
 
     /// Waits until a snapshot fulfils a condition, feeding every one to the matcher.
@@ -158,33 +126,19 @@ impl Agent {
             }
         };
         let outcome = tokio::time::timeout(Duration::from_secs(20), fulfilled).await;
-        assert!(
-            outcome.is_ok(),
-            "never seen: {what}; last: {:#?}",
-            self.snapshots.borrow()
-        );
+        assert!(outcome.is_ok(), "never seen: {what}; last: {:#?}", self.snapshots.borrow());
     }
 
     async fn until_inner(&mut self, veth: &str, addresses: &[&str]) {
-        let mut expected: Vec<IpAddr> = addresses
-            .iter()
-            .map(|address| address.parse().unwrap())
-            .collect();
+        let mut expected: Vec<IpAddr> = addresses.iter().map(|address| address.parse().unwrap()).collect();
         expected.sort();
         let what = format!("{veth} with {addresses:?} inside");
-        self.until(&what, |snapshot| {
-            inner(snapshot, veth).is_some_and(|found| found == expected)
-        })
-        .await;
+        self.until(&what, |snapshot| inner(snapshot, veth).is_some_and(|found| found == expected)).await;
     }
 
     fn role(&self, veth: &str) -> Option<Role> {
         let snapshot = self.snapshots.borrow();
-        let ifindex = snapshot
-            .links
-            .values()
-            .find(|link| link.name == veth)?
-            .ifindex;
+        let ifindex = snapshot.links.values().find(|link| link.name == veth)?.ifindex;
         self.matcher.roles().get(&ifindex).cloned()
     }
 }
@@ -203,21 +157,11 @@ fn inner(snapshot: &Snapshot, veth: &str) -> Option<Vec<IpAddr>> {
 }
 
 fn pod(name: &str, addresses: &[&str]) -> LocalPod {
-    LocalPod {
-        id: id(name),
-        addresses: addresses
-            .iter()
-            .map(|address| address.parse().unwrap())
-            .collect(),
-    }
+    LocalPod { id: id(name), addresses: addresses.iter().map(|address| address.parse().unwrap()).collect() }
 }
 
 fn id(name: &str) -> PodId {
-    PodId {
-        namespace: "default".into(),
-        name: name.into(),
-        uid: format!("uid-{name}"),
-    }
+    PodId { namespace: "default".into(), name: name.into(), uid: format!("uid-{name}") }
 }
 
 fn endpoint(name: &str) -> Option<Role> {
@@ -228,10 +172,7 @@ async fn matches_hold(node: &mut Node, settings: Settings) {
     node.pod("a", "vetha");
     node.within("a", "addr add 10.1.0.1/24 dev eth0");
     let mut agent = Agent::start(settings).await;
-    agent.matcher.pods([
-        pod("a", &["10.1.0.1"]),
-        pod("b", &["10.1.0.2", "fd00:1::2"]),
-    ]);
+    agent.matcher.pods([pod("a", &["10.1.0.1"]), pod("b", &["10.1.0.2", "fd00:1::2"])]);
     agent.until_inner("vetha", &["10.1.0.1"]).await;
     assert_eq!(agent.role("vetha"), endpoint("a"), "there before the agent");
 
@@ -240,18 +181,10 @@ async fn matches_hold(node: &mut Node, settings: Settings) {
     assert_eq!(agent.role("vethb"), Some(Role::Exit), "no address yet");
     node.within("b", "addr add 10.1.0.9/24 dev eth0");
     agent.until_inner("vethb", &["10.1.0.9"]).await;
-    assert_eq!(
-        agent.role("vethb"),
-        Some(Role::Pending),
-        "an address of no pod"
-    );
+    assert_eq!(agent.role("vethb"), Some(Role::Pending), "an address of no pod");
     node.within("b", "addr add fd00:1::2/64 dev eth0 nodad");
     agent.until_inner("vethb", &["10.1.0.9", "fd00:1::2"]).await;
-    assert_eq!(
-        agent.role("vethb"),
-        endpoint("b"),
-        "its IPv6 address came while the agent ran"
-    );
+    assert_eq!(agent.role("vethb"), endpoint("b"), "its IPv6 address came while the agent ran");
     node.within("b", "addr del 10.1.0.9/24 dev eth0");
     node.within("b", "addr add 10.1.0.2/24 dev eth0");
     agent.until_inner("vethb", &["10.1.0.2", "fd00:1::2"]).await;
@@ -259,72 +192,41 @@ async fn matches_hold(node: &mut Node, settings: Settings) {
     // Inside the pods: add the neighbour's address, swap, flush.
     node.within("a", "addr add 10.1.0.2/32 dev eth0");
     agent.until_inner("vetha", &["10.1.0.1", "10.1.0.2"]).await;
-    assert_eq!(
-        (agent.role("vetha"), agent.role("vethb")),
-        (endpoint("a"), endpoint("b")),
-        "added"
-    );
-    assert_eq!(
-        agent.matcher.reports().len(),
-        1,
-        "reported: {:?}",
-        agent.matcher.reports()
-    );
+    assert_eq!((agent.role("vetha"), agent.role("vethb")), (endpoint("a"), endpoint("b")), "added");
+    assert_eq!(agent.matcher.reports().len(), 1, "reported: {:?}", agent.matcher.reports());
     node.within("a", "addr del 10.1.0.1/24 dev eth0");
     node.within("b", "addr del 10.1.0.2/24 dev eth0");
     node.within("b", "addr add 10.1.0.1/24 dev eth0");
     agent.until_inner("vetha", &["10.1.0.2"]).await;
     agent.until_inner("vethb", &["10.1.0.1", "fd00:1::2"]).await;
-    assert_eq!(
-        (agent.role("vetha"), agent.role("vethb")),
-        (endpoint("a"), endpoint("b")),
-        "swapped"
-    );
+    assert_eq!((agent.role("vetha"), agent.role("vethb")), (endpoint("a"), endpoint("b")), "swapped");
     node.within("a", "addr flush dev eth0");
     agent.until_inner("vetha", &[]).await;
     assert_eq!(agent.role("vetha"), endpoint("a"), "flushed");
 
     // A new agent that is told what was pinned holds it too; one that is not told believes the addresses.
     let mut next = Agent::start(settings).await;
-    next.matcher
-        .pods([pod("a", &["10.1.0.1"]), pod("b", &["10.1.0.2"])]);
+    next.matcher.pods([pod("a", &["10.1.0.1"]), pod("b", &["10.1.0.2"])]);
     for (ifindex, matched) in agent.matcher.endpoints() {
         next.matcher.adopt(*ifindex, matched.pod.clone());
     }
     next.until_inner("vethb", &["10.1.0.1", "fd00:1::2"]).await;
-    assert_eq!(
-        (next.role("vetha"), next.role("vethb")),
-        (endpoint("a"), endpoint("b")),
-        "adopted"
-    );
+    assert_eq!((next.role("vetha"), next.role("vethb")), (endpoint("a"), endpoint("b")), "adopted");
 
     node.within("a", "link del eth0");
-    agent
-        .until("vetha gone", |snapshot| inner(snapshot, "vetha").is_none())
-        .await;
-    assert_eq!(
-        agent.matcher.endpoints().len(),
-        1,
-        "the match ends with the link"
-    );
+    agent.until("vetha gone", |snapshot| inner(snapshot, "vetha").is_none()).await;
+    assert_eq!(agent.matcher.endpoints().len(), 1, "the match ends with the link");
 }
 
 #[test]
 fn a_match_holds_whatever_a_pod_does_to_its_addresses() {
-    on_node("hold", async |node: &mut Node| {
-        matches_hold(node, Settings::default()).await
-    });
+    on_node("hold", async |node: &mut Node| matches_hold(node, Settings::default()).await);
 }
 
 #[test]
 fn polling_finds_the_same_without_notifications_of_other_namespaces() {
-    let settings = Settings {
-        hear_all_namespaces: false,
-        ..Settings::default()
-    };
-    on_node("poll", async move |node: &mut Node| {
-        matches_hold(node, settings).await
-    });
+    let settings = Settings { hear_all_namespaces: false, ..Settings::default() };
+    on_node("poll", async move |node: &mut Node| matches_hold(node, settings).await);
 }
 
 #[test]
@@ -335,24 +237,14 @@ fn a_label_that_is_no_text_hides_no_other_address() {
         // `ip` takes bytes that are no UTF-8 in a label; the kernel asks only that it begins with the device's name.
         let label = <std::ffi::OsStr as std::os::unix::ffi::OsStrExt>::from_bytes(b"eth0:\xff");
         let status = Command::new("ip")
-            .args([
-                "-n",
-                &node.name("a"),
-                "addr",
-                "add",
-                "10.1.0.1/24",
-                "dev",
-                "eth0",
-                "label",
-            ])
+            .args(["-n", &node.name("a"), "addr", "add", "10.1.0.1/24", "dev", "eth0", "label"])
             .arg(label)
             .status();
         assert!(status.unwrap().success());
         node.within("a", "addr add 10.1.0.2/24 dev eth0");
         agent
             .until("the second address", |now| {
-                inner(now, "vetha")
-                    .is_some_and(|found| found.contains(&"10.1.0.2".parse().unwrap()))
+                inner(now, "vetha").is_some_and(|found| found.contains(&"10.1.0.2".parse().unwrap()))
             })
             .await;
     });
@@ -367,33 +259,21 @@ fn a_pair_made_on_the_host_is_followed_into_the_pod_and_back() {
         agent.matcher.pods([pod("a", &[])]);
         node.node(&format!("link add {azure} type veth peer name eth0"));
         agent.until("both ends", |now| now.links.len() == 3).await;
-        assert_eq!(
-            agent.role(&azure),
-            Some(Role::Exit),
-            "the other end is in this namespace"
-        );
+        assert_eq!(agent.role(&azure), Some(Role::Exit), "the other end is in this namespace");
         node.node("link set eth0 netns @a");
         let veth = azure.clone();
         agent
             .until("the other end moved", |now| {
-                now.links
-                    .values()
-                    .any(|link| link.name == veth && link.netnsid.is_some())
+                now.links.values().any(|link| link.name == veth && link.netnsid.is_some())
             })
             .await;
-        assert_eq!(
-            agent.role(&azure),
-            endpoint("a"),
-            "by its name, before there is any address"
-        );
+        assert_eq!(agent.role(&azure), endpoint("a"), "by its name, before there is any address");
         node.within("a", "addr add 10.1.0.1/24 dev eth0");
         agent.until_inner(&azure, &["10.1.0.1"]).await;
         node.within("a", "link set eth0 netns @node");
         agent
             .until("the other end back", |now| {
-                now.links
-                    .values()
-                    .any(|link| link.name == azure && link.netnsid.is_none())
+                now.links.values().any(|link| link.name == azure && link.netnsid.is_none())
             })
             .await;
         assert_eq!(agent.matcher.endpoints().len(), 1, "the link has not gone");
@@ -406,15 +286,9 @@ fn routes_local_addresses_and_masters_are_followed() {
         node.pod("a", "vetha");
         node.pod("b", "vethb");
         let mut agent = Agent::start(Settings::default()).await;
-        agent
-            .matcher
-            .pods([pod("a", &["10.1.0.1"]), pod("b", &["10.1.0.2"])]);
-        let ifindex = |now: &Snapshot, name: &str| {
-            now.links
-                .values()
-                .find(|link| link.name == name)
-                .map(|link| link.ifindex)
-        };
+        agent.matcher.pods([pod("a", &["10.1.0.1"]), pod("b", &["10.1.0.2"])]);
+        let ifindex =
+            |now: &Snapshot, name: &str| now.links.values().find(|link| link.name == name).map(|link| link.ifindex);
         let routes = |now: &Snapshot, name: &str| {
             let found = ifindex(now, name).and_then(|index| now.host_routes.get(&index).cloned());
             found.unwrap_or_default()
@@ -423,87 +297,37 @@ fn routes_local_addresses_and_masters_are_followed() {
 
         node.node("route add 10.1.0.1/32 dev vetha");
         node.node("-6 route add fd00:1::1/128 dev vetha");
-        agent
-            .until("both routes", |now| routes(now, "vetha").len() == 2)
-            .await;
+        agent.until("both routes", |now| routes(now, "vetha").len() == 2).await;
         assert_eq!(agent.role("vetha"), endpoint("a"), "by its route");
         node.node("route replace 10.1.0.1/32 dev vethb");
-        agent
-            .until("the route moved", |now| {
-                routes(now, "vethb").contains(&address("10.1.0.1"))
-            })
-            .await;
-        agent
-            .until("and left", |now| {
-                !routes(now, "vetha").contains(&address("10.1.0.1"))
-            })
-            .await;
+        agent.until("the route moved", |now| routes(now, "vethb").contains(&address("10.1.0.1"))).await;
+        agent.until("and left", |now| !routes(now, "vetha").contains(&address("10.1.0.1"))).await;
         assert_eq!(agent.role("vetha"), endpoint("a"), "it stays");
         // The kernel says nothing of IPv4 routes that go with a device that is set down.
         node.node("link set vethb down");
-        agent
-            .until("the route went silently", |now| {
-                routes(now, "vethb").is_empty()
-            })
-            .await;
+        agent.until("the route went silently", |now| routes(now, "vethb").is_empty()).await;
 
         node.node("addr add 192.0.2.1/24 dev vetha");
         node.node("-6 addr add 2001:db8::1/64 dev vetha nodad");
-        let local = |now: &Snapshot, text: &str| {
-            now.local
-                .iter()
-                .any(|local| local.network.addr() == address(text))
-        };
-        agent
-            .until("the node's addresses", |now| {
-                local(now, "192.0.2.1") && local(now, "2001:db8::1")
-            })
-            .await;
-        assert!(
-            local(&agent.snapshots.borrow(), "127.0.0.1"),
-            "loopback's too"
-        );
+        let local = |now: &Snapshot, text: &str| now.local.iter().any(|local| local.network.addr() == address(text));
+        agent.until("the node's addresses", |now| local(now, "192.0.2.1") && local(now, "2001:db8::1")).await;
+        assert!(local(&agent.snapshots.borrow(), "127.0.0.1"), "loopback's too");
         node.node("addr del 192.0.2.1/24 dev vetha");
-        agent
-            .until("an address went", |now| !local(now, "192.0.2.1"))
-            .await;
+        agent.until("an address went", |now| !local(now, "192.0.2.1")).await;
 
         node.node("link add br0 type bridge");
         node.node("link set vethb master br0");
-        let master =
-            |now: &Snapshot, name: &str| now.links.values().find(|link| link.name == name)?.master;
+        let master = |now: &Snapshot, name: &str| now.links.values().find(|link| link.name == name)?.master;
         agent
-            .until("a port", |now| {
-                master(now, "vethb").is_some() && master(now, "vethb") == ifindex(now, "br0")
-            })
+            .until("a port", |now| master(now, "vethb").is_some() && master(now, "vethb") == ifindex(now, "br0"))
             .await;
         assert_eq!(agent.role("br0"), Some(Role::None), "a bridge master");
         // Leaving is announced by RTM_DELLINK of family AF_BRIDGE, which is not the end of the device.
-        let before = agent
-            .snapshots
-            .borrow()
-            .links
-            .values()
-            .find(|link| link.name == "vethb")
-            .cloned()
-            .unwrap();
+        let before = agent.snapshots.borrow().links.values().find(|link| link.name == "vethb").cloned().unwrap();
         node.node("link set vethb nomaster");
-        agent
-            .until("no port", |now| master(now, "vethb").is_none())
-            .await;
-        let after = agent
-            .snapshots
-            .borrow()
-            .links
-            .values()
-            .find(|link| link.name == "vethb")
-            .cloned()
-            .unwrap();
-        assert_eq!(
-            (before.kind, before.incarnation),
-            (LinkKind::Veth, after.incarnation),
-            "the same device"
-        );
+        agent.until("no port", |now| master(now, "vethb").is_none()).await;
+        let after = agent.snapshots.borrow().links.values().find(|link| link.name == "vethb").cloned().unwrap();
+        assert_eq!((before.kind, before.incarnation), (LinkKind::Veth, after.incarnation), "the same device");
     });
 }
 
@@ -514,18 +338,12 @@ fn a_reused_index_is_another_device() {
         let mut agent = Agent::start(Settings::default()).await;
         let incarnation = |now: &Snapshot| now.links.get(&500).map(|link| link.incarnation);
         node.node("link add vetha index 500 type veth peer name eth0 netns @a");
-        agent
-            .until("the device", |now| incarnation(now).is_some())
-            .await;
+        agent.until("the device", |now| incarnation(now).is_some()).await;
         let first = incarnation(&agent.snapshots.borrow());
         // Both before the task runs again: the states between are never seen.
         node.node("link del vetha");
         node.node("link add vetha index 500 type veth peer name eth0 netns @a");
-        agent
-            .until("another device", |now| {
-                incarnation(now).is_some_and(|now| Some(now) != first)
-            })
-            .await;
+        agent.until("another device", |now| incarnation(now).is_some_and(|now| Some(now) != first)).await;
     });
 }
 
@@ -536,12 +354,8 @@ fn an_overrun_is_made_good_by_a_dump() {
         node.within("a", "addr add 10.1.0.1/24 dev eth0");
         let mut agent = Agent::start(Settings::default()).await;
         agent.until_inner("vetha", &["10.1.0.1"]).await;
-        let incarnation = |now: &Snapshot| {
-            now.links
-                .values()
-                .find(|link| link.name == "vetha")
-                .map(|link| link.incarnation)
-        };
+        let incarnation =
+            |now: &Snapshot| now.links.values().find(|link| link.name == "vetha").map(|link| link.incarnation);
         let first = incarnation(&agent.snapshots.borrow());
         // This thread is the only one of the runtime: nothing reads the socket while `ip` fills it.
         let mut batch = String::new();
@@ -554,16 +368,8 @@ fn an_overrun_is_made_good_by_a_dump() {
         let file = path.to_str().unwrap();
         ip(&["-n", &node.name("node"), "-batch", file]);
         std::fs::remove_file(&path).unwrap();
-        agent
-            .until("the last change", |now| {
-                now.links.values().any(|link| link.name == "late")
-            })
-            .await;
-        assert_eq!(
-            incarnation(&agent.snapshots.borrow()),
-            first,
-            "the device was there all the time"
-        );
+        agent.until("the last change", |now| now.links.values().any(|link| link.name == "late")).await;
+        assert_eq!(incarnation(&agent.snapshots.borrow()), first, "the device was there all the time");
     });
 }
 
@@ -572,9 +378,7 @@ fn a_pod_that_changes_its_addresses_without_end_delays_nobody() {
     on_node("flood", async |node: &mut Node| {
         node.pod("a", "vetha");
         let mut agent = Agent::start(Settings::default()).await;
-        agent
-            .matcher
-            .pods([pod("a", &["10.1.0.1"]), pod("b", &["10.1.0.2"])]);
+        agent.matcher.pods([pod("a", &["10.1.0.1"]), pod("b", &["10.1.0.2"])]);
         node.within("a", "addr add 10.1.0.1/24 dev eth0");
         agent.until_inner("vetha", &["10.1.0.1"]).await;
 
@@ -582,12 +386,7 @@ fn a_pod_that_changes_its_addresses_without_end_delays_nobody() {
         let path = std::env::temp_dir().join(format!("{}.batch", node.prefix));
         std::fs::write(&path, change.repeat(50_000)).unwrap();
         let (name, file) = (node.name("a"), path.to_str().unwrap());
-        let mut flood = Flood(
-            Command::new("ip")
-                .args(["-n", &name, "-batch", file])
-                .spawn()
-                .unwrap(),
-        );
+        let mut flood = Flood(Command::new("ip").args(["-n", &name, "-batch", file]).spawn().unwrap());
         for round in 0..10 {
             node.pod("b", "vethb");
             node.within("b", "addr add 10.1.0.2/24 dev eth0");
@@ -595,15 +394,10 @@ fn a_pod_that_changes_its_addresses_without_end_delays_nobody() {
             assert_eq!(agent.role("vethb"), endpoint("b"), "round {round}");
             assert_eq!(agent.role("vetha"), endpoint("a"), "round {round}");
             node.node("link del vethb");
-            agent
-                .until("vethb gone", |now| inner(now, "vethb").is_none())
-                .await;
+            agent.until("vethb gone", |now| inner(now, "vethb").is_none()).await;
             node.remove("b");
         }
-        assert!(
-            flood.0.try_wait().unwrap().is_none(),
-            "the flood lasted all the time"
-        );
+        assert!(flood.0.try_wait().unwrap().is_none(), "the flood lasted all the time");
         drop(flood);
         std::fs::remove_file(&path).unwrap();
     });

@@ -60,14 +60,10 @@ impl Link {
     /// The addresses on the other end that a pod could be known by. Link-local and loopback ones are everywhere and say
     /// nothing.
     pub fn pod_addresses(&self) -> impl Iterator<Item = IpAddr> + '_ {
-        self.peer_addresses
-            .iter()
-            .flatten()
-            .map(IpNet::addr)
-            .filter(|address| match address {
-                IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback(),
-                IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback(),
-            })
+        self.peer_addresses.iter().flatten().map(IpNet::addr).filter(|address| match address {
+            IpAddr::V4(v4) => !v4.is_link_local() && !v4.is_loopback(),
+            IpAddr::V6(v6) => !v6.is_unicast_link_local() && !v6.is_loopback(),
+        })
     }
 }
 

@@ -74,16 +74,16 @@ pub struct Matched {
 /// # Which evidence decides
 ///
 /// 1. A match once made (or [adopted](Matcher::adopt)) stays until its link goes, whatever else is seen.
-/// 2. What the host wrote outranks what a pod can write: first the Azure CNI name of the veth, then the host's routes to
-///    the device, and only where neither names a pod the addresses found inside the namespace. A veth that the host's
-///    evidence gives to one pod never becomes another by its inner addresses, not even when that pod is taken. Routes to
-///    several pods (a veth that leads to other nodes) name no pod.
-/// 3. A pod has one veth. Among unmatched veths that claim the same pod the stronger evidence wins, then the veth on which
-///    the pod's address was the *first* address seen (the CNI sets the pod's own address before any of its containers
-///    runs), then the older one. This is the only place where the order of events decides. The others are
+/// 2. What the host wrote outranks what a pod can write: first the Azure CNI name of the veth, then the host's routes
+///    to the device, and only where neither names a pod the addresses found inside the namespace. A veth that the
+///    host's evidence gives to one pod never becomes another by its inner addresses, not even when that pod is taken.
+///    Routes to several pods (a veth that leads to other nodes) name no pod.
+/// 3. A pod has one veth. Among unmatched veths that claim the same pod the stronger evidence wins, then the veth on
+///    which the pod's address was the *first* address seen (the CNI sets the pod's own address before any of its
+///    containers runs), then the older one. This is the only place where the order of events decides. The others are
 ///    [`Role::Closed`] and reported.
-/// 4. A veth that may be several free pods (two objects with one address while one of them ends) is that one which never
-///    had a veth; if that leaves more than one it is [`Role::Pending`] and reported.
+/// 4. A veth that may be several free pods (two objects with one address while one of them ends) is that one which
+///    never had a veth; if that leaves more than one it is [`Role::Pending`] and reported.
 #[derive(Debug, Default)]
 pub struct Matcher {
     config: Config,
@@ -108,10 +108,7 @@ struct FirstSeen {
 impl Matcher {
     /// A matcher that knows no link and no pod yet.
     pub fn new(config: Config) -> Self {
-        Self {
-            config,
-            ..Self::default()
-        }
+        Self { config, ..Self::default() }
     }
 
     /// Takes a new configuration: the node's ranges may become known, or change, while the agent runs.
@@ -120,10 +117,10 @@ impl Matcher {
         self.resolve();
     }
 
-    /// Restores what an earlier run of the agent had matched, from what it pinned in the kernel. To be called before the
-    /// first [`links`](Matcher::links), and only for devices that have not gone since (a pin on a device that has gone says
-    /// so). Then a pod that swapped addresses while no agent ran is still itself. It is forgotten when the first snapshot
-    /// has no veth of that index.
+    /// Restores what an earlier run of the agent had matched, from what it pinned in the kernel. To be called before
+    /// the first [`links`](Matcher::links), and only for devices that have not gone since (a pin on a device that has
+    /// gone says so). Then a pod that swapped addresses while no agent ran is still itself. It is forgotten when the
+    /// first snapshot has no veth of that index.
     pub fn adopt(&mut self, ifindex: u32, pod: PodId) {
         self.adopted.insert(ifindex, pod);
     }
@@ -177,15 +174,10 @@ impl Matcher {
 
     fn forget_gone_links(&mut self) {
         let links = &self.snapshot.links;
-        let lives = |ifindex: &u32, incarnation: u64| {
-            links
-                .get(ifindex)
-                .is_some_and(|link| link.incarnation == incarnation)
-        };
-        self.matched
-            .retain(|ifindex, matched| lives(ifindex, matched.incarnation));
-        self.first_seen
-            .retain(|ifindex, seen| lives(ifindex, seen.incarnation));
+        let lives =
+            |ifindex: &u32, incarnation: u64| links.get(ifindex).is_some_and(|link| link.incarnation == incarnation);
+        self.matched.retain(|ifindex, matched| lives(ifindex, matched.incarnation));
+        self.first_seen.retain(|ifindex, seen| lives(ifindex, seen.incarnation));
     }
 
     fn take_adopted(&mut self) {
@@ -195,37 +187,22 @@ impl Matcher {
             };
             // The peer may have been moved by the pod: only the kind is the host's alone.
             if link.kind == LinkKind::Veth {
-                let matched = Matched {
-                    pod,
-                    incarnation: link.incarnation,
-                    evidence: Evidence::Adopted,
-                    pod_gone: false,
-                };
+                let matched =
+                    Matched { pod, incarnation: link.incarnation, evidence: Evidence::Adopted, pod_gone: false };
                 self.matched.entry(ifindex).or_insert(matched);
             }
         }
     }
 
     fn remember_first_addresses(&mut self) {
-        for link in self
-            .snapshot
-            .links
-            .values()
-            .filter(|link| link.kind == LinkKind::Veth)
-        {
+        for link in self.snapshot.links.values().filter(|link| link.kind == LinkKind::Veth) {
             let seen = self
                 .first_seen
                 .entry(link.ifindex)
-                .or_insert_with(|| FirstSeen {
-                    incarnation: link.incarnation,
-                    addresses: BTreeSet::new(),
-                });
+                .or_insert_with(|| FirstSeen { incarnation: link.incarnation, addresses: BTreeSet::new() });
             for v4 in [true, false] {
                 if !seen.addresses.iter().any(|address| address.is_ipv4() == v4) {
-                    seen.addresses.extend(
-                        link.pod_addresses()
-                            .filter(|address| address.is_ipv4() == v4),
-                    );
+                    seen.addresses.extend(link.pod_addresses().filter(|address| address.is_ipv4() == v4));
                 }
             }
         }
@@ -237,26 +214,17 @@ impl Matcher {
         }
         let claims = self.claims();
         self.grant(&claims);
-        self.had_veth
-            .extend(self.matched.values().map(|matched| matched.pod.clone()));
-        self.had_veth
-            .retain(|pod| self.pods.contains(pod) || self.matched.values().any(|m| m.pod == *pod));
+        self.had_veth.extend(self.matched.values().map(|matched| matched.pod.clone()));
+        self.had_veth.retain(|pod| self.pods.contains(pod) || self.matched.values().any(|m| m.pod == *pod));
         self.decide_roles(&claims);
     }
 
     /// The claims of all unmatched veths, the strongest first.
     fn claims(&self) -> Vec<Claim> {
-        let unmatched = self
-            .snapshot
-            .links
-            .values()
-            .filter(|link| !self.matched.contains_key(&link.ifindex));
+        let unmatched = self.snapshot.links.values().filter(|link| !self.matched.contains_key(&link.ifindex));
         let mut claims: Vec<Claim> = unmatched
             .filter_map(|link| {
-                let first = self
-                    .first_seen
-                    .get(&link.ifindex)
-                    .map(|seen| &seen.addresses);
+                let first = self.first_seen.get(&link.ifindex).map(|seen| &seen.addresses);
                 Claim::of(link, &self.snapshot, &self.pods, first)
             })
             .collect();
@@ -264,8 +232,8 @@ impl Matcher {
         claims
     }
 
-    /// Gives pods to claims as long as one of them has a single free pod left. A pod that is given away may leave a single
-    /// one to a stronger claim that had two, so each gift starts again from the strongest.
+    /// Gives pods to claims as long as one of them has a single free pod left. A pod that is given away may leave a
+    /// single one to a stronger claim that had two, so each gift starts again from the strongest.
     fn grant(&mut self, claims: &[Claim]) {
         let mut holders = self.holders();
         loop {
@@ -280,30 +248,18 @@ impl Matcher {
             });
             let Some((claim, pod)) = granted else { return };
             holders.insert(pod.clone(), claim.ifindex);
-            let matched = Matched {
-                pod,
-                incarnation: claim.incarnation,
-                evidence: claim.evidence,
-                pod_gone: false,
-            };
+            let matched = Matched { pod, incarnation: claim.incarnation, evidence: claim.evidence, pod_gone: false };
             self.matched.insert(claim.ifindex, matched);
         }
     }
 
     fn holders(&self) -> BTreeMap<PodId, u32> {
-        self.matched
-            .iter()
-            .map(|(ifindex, matched)| (matched.pod.clone(), *ifindex))
-            .collect()
+        self.matched.iter().map(|(ifindex, matched)| (matched.pod.clone(), *ifindex)).collect()
     }
 
     /// The pods of a claim that no veth is; of several those that never had a veth, if there are any.
     fn free<'a>(&self, claim: &'a Claim, holders: &BTreeMap<PodId, u32>) -> Vec<&'a PodId> {
-        let mut free: Vec<&PodId> = claim
-            .pods
-            .iter()
-            .filter(|pod| !holders.contains_key(*pod))
-            .collect();
+        let mut free: Vec<&PodId> = claim.pods.iter().filter(|pod| !holders.contains_key(*pod)).collect();
         if free.len() > 1 && free.iter().any(|pod| !self.had_veth.contains(*pod)) {
             free.retain(|pod| !self.had_veth.contains(*pod));
         }

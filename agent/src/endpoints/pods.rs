@@ -13,7 +13,8 @@ pub struct PodId {
     pub namespace: String,
     /// `metadata.name`
     pub name: String,
-    /// `metadata.uid`; empty where the source gives none, and then a pod created anew cannot be told from its predecessor.
+    /// `metadata.uid`; empty where the source gives none, and then a pod created anew cannot be told from its
+    /// predecessor.
     pub uid: String,
 }
 
@@ -32,8 +33,8 @@ pub struct LocalPod {
     pub addresses: Vec<IpAddr>,
 }
 
-/// The name that Azure CNI gives to the host's end of a pod's veth: `azv` and the first 11 hexadecimal digits of the SHA-1
-/// of `namespace.name` (`generateVethName` in Azure/azure-container-networking).
+/// The name that Azure CNI gives to the host's end of a pod's veth: `azv` and the first 11 hexadecimal digits of the
+/// SHA-1 of `namespace.name` (`generateVethName` in Azure/azure-container-networking).
 pub fn azure_veth_name(namespace: &str, name: &str) -> String {
     let digest = Sha1::digest(format!("{namespace}.{name}").as_bytes());
     let mut hex: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
@@ -43,12 +44,8 @@ pub fn azure_veth_name(namespace: &str, name: &str) -> String {
 
 /// Whether a device's name has the shape of [`azure_veth_name`].
 pub(super) fn is_azure_veth_name(name: &str) -> bool {
-    name.strip_prefix("azv").is_some_and(|rest| {
-        rest.len() == 11
-            && rest
-                .bytes()
-                .all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'))
-    })
+    name.strip_prefix("azv")
+        .is_some_and(|rest| rest.len() == 11 && rest.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f')))
 }
 
 /// The pods with their look-ups. Two pods may have one address for a while: one that ends and its successor.
@@ -63,16 +60,10 @@ impl PodIndex {
     pub(super) fn apply(&mut self, pod: LocalPod) {
         self.delete(&pod.id);
         for address in &pod.addresses {
-            self.by_address
-                .entry(*address)
-                .or_default()
-                .insert(pod.id.clone());
+            self.by_address.entry(*address).or_default().insert(pod.id.clone());
         }
         let veth = azure_veth_name(&pod.id.namespace, &pod.id.name);
-        self.by_veth_name
-            .entry(veth)
-            .or_default()
-            .insert(pod.id.clone());
+        self.by_veth_name.entry(veth).or_default().insert(pod.id.clone());
         self.pods.insert(pod.id.clone(), pod);
     }
 
@@ -83,11 +74,7 @@ impl PodIndex {
         for address in &pod.addresses {
             remove_from(&mut self.by_address, address, id);
         }
-        remove_from(
-            &mut self.by_veth_name,
-            &azure_veth_name(&id.namespace, &id.name),
-            id,
-        );
+        remove_from(&mut self.by_veth_name, &azure_veth_name(&id.namespace, &id.name), id);
     }
 
     pub(super) fn contains(&self, id: &PodId) -> bool {

@@ -72,8 +72,5 @@ pub enum Report {
 }
 
 fn list(pods: &[PodId]) -> String {
-    pods.iter()
-        .map(PodId::to_string)
-        .collect::<Vec<_>>()
-        .join(", ")
+    pods.iter().map(PodId::to_string).collect::<Vec<_>>().join(", ")
 }

@@ -52,15 +52,8 @@ impl Host {
     }
 
     fn inner(&mut self, ifindex: u32, inner: &[&str]) -> &mut Self {
-        let addresses = inner
-            .iter()
-            .map(|address| IpNet::from(ip(address)))
-            .collect();
-        self.snapshot
-            .links
-            .get_mut(&ifindex)
-            .unwrap()
-            .peer_addresses = Some(addresses);
+        let addresses = inner.iter().map(|address| IpNet::from(ip(address))).collect();
+        self.snapshot.links.get_mut(&ifindex).unwrap().peer_addresses = Some(addresses);
         self
     }
 
@@ -86,26 +79,16 @@ fn ip(address: &str) -> IpAddr {
 }
 
 fn id(name: &str) -> PodId {
-    PodId {
-        namespace: "default".into(),
-        name: name.into(),
-        uid: format!("uid-{name}"),
-    }
+    PodId { namespace: "default".into(), name: name.into(), uid: format!("uid-{name}") }
 }
 
 fn pod(name: &str, addresses: &[&str]) -> LocalPod {
-    LocalPod {
-        id: id(name),
-        addresses: addresses.iter().map(|address| ip(address)).collect(),
-    }
+    LocalPod { id: id(name), addresses: addresses.iter().map(|address| ip(address)).collect() }
 }
 
 fn matcher() -> Matcher {
     Matcher::new(Config {
-        pod_ranges: vec![
-            "10.1.0.0/24".parse().unwrap(),
-            "fd00:1::/64".parse().unwrap(),
-        ],
+        pod_ranges: vec!["10.1.0.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         uplinks: None,
     })
 }
@@ -116,28 +99,13 @@ fn endpoint(name: &str) -> Role {
 
 #[track_caller]
 fn expect(matcher: &Matcher, ifindex: u32, role: &Role, why: &str) {
-    assert_eq!(
-        matcher.roles().get(&ifindex),
-        Some(role),
-        "{why}; reports: {:?}",
-        matcher.reports()
-    );
+    assert_eq!(matcher.roles().get(&ifindex), Some(role), "{why}; reports: {:?}", matcher.reports());
 }
 
 #[track_caller]
 fn expect_closed(matcher: &Matcher, ifindex: u32, why: &str) {
-    assert!(
-        matches!(matcher.roles().get(&ifindex), Some(Role::Closed { .. })),
-        "{why}: {:?}",
-        matcher.roles()
-    );
-    let reported = matcher
-        .reports()
-        .iter()
-        .any(|report| matches!(report, Report::Contested { ifindex: i, .. } if *i == ifindex));
-    assert!(
-        reported,
-        "{why}: it must be reported, not only closed: {:?}",
-        matcher.reports()
-    );
+    assert!(matches!(matcher.roles().get(&ifindex), Some(Role::Closed { .. })), "{why}: {:?}", matcher.roles());
+    let reported =
+        matcher.reports().iter().any(|report| matches!(report, Report::Contested { ifindex: i, .. } if *i == ifindex));
+    assert!(reported, "{why}: it must be reported, not only closed: {:?}", matcher.reports());
 }

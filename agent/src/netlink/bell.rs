@@ -36,17 +36,12 @@ impl Bell {
         let failed = |what| move |source| Error::Socket { what, source };
         let mut socket = TokioSocket::new(NETLINK_ROUTE).map_err(failed("open"))?;
         // Every group used here is below 32 and fits the address of bind(2).
-        let mask = groups
-            .iter()
-            .fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
+        let mask = groups.iter().fold(0, |mask, group| mask | 1 << (*group as u32 - 1));
         // Past `net.core.rmem_max`, with CAP_NET_ADMIN. Without it the default does: overruns only cost dumps.
         if let Err(error) = setsockopt(socket.socket_ref(), sockopt::RcvBufForce, &RECEIVE_BUFFER) {
             tracing::debug!(%error, "the netlink receive buffer keeps its default size");
         }
-        socket
-            .socket_mut()
-            .bind(&SocketAddr::new(0, mask))
-            .map_err(failed("subscribe to changes"))?;
+        socket.socket_mut().bind(&SocketAddr::new(0, mask)).map_err(failed("subscribe to changes"))?;
         Ok(Self { socket })
     }
 
@@ -56,10 +51,7 @@ impl Bell {
         bell.socket
             .socket_ref()
             .set_listen_all_namespaces(true)
-            .map_err(|source| Error::Socket {
-                what: "hear of changes in other namespaces",
-                source,
-            })?;
+            .map_err(|source| Error::Socket { what: "hear of changes in other namespaces", source })?;
         Ok(bell)
     }
 
@@ -75,10 +67,7 @@ impl Bell {
                 Err(error) if error.raw_os_error() == Some(libc::ENOBUFS) => heard.lost = true,
                 Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                 Err(source) => {
-                    return Err(Error::Socket {
-                        what: "read",
-                        source,
-                    });
+                    return Err(Error::Socket { what: "read", source });
                 }
             }
             if heard.datagrams.len() >= BURST {
@@ -103,9 +92,7 @@ pub(super) fn messages(mut datagram: &[u8]) -> impl Iterator<Item = Option<&[u8]
         let length = buffer.length() as usize;
         let message = datagram.get(..length);
         // Messages are aligned to 4 bytes (NLMSG_ALIGN).
-        datagram = datagram
-            .get(length.next_multiple_of(4)..)
-            .unwrap_or_default();
+        datagram = datagram.get(length.next_multiple_of(4)..).unwrap_or_default();
         Some(message)
     })
 }

@@ -18,8 +18,8 @@ use crate::endpoints::Link;
 /// without a dump's end would wait for ever.
 const ANSWER: Duration = Duration::from_secs(10);
 
-/// Asks on a connection of its own. NETLINK_GET_STRICT_CHK is set on it: without it the kernel ignores the namespace and
-/// the index in a request for addresses, and answers with this namespace's own.
+/// Asks on a connection of its own. NETLINK_GET_STRICT_CHK is set on it: without it the kernel ignores the namespace
+/// and the index in a request for addresses, and answers with this namespace's own.
 #[derive(Debug)]
 pub(super) struct Kernel {
     handle: Handle,
@@ -34,33 +34,21 @@ impl Drop for Kernel {
 
 impl Kernel {
     pub(super) fn connect() -> Result<Self, Error> {
-        let (connection, handle, _) =
-            rtnetlink::new_connection_with_strict_check().map_err(|source| Error::Socket {
-                what: "connect with strict checking (kernel 4.20)",
-                source,
-            })?;
-        Ok(Self {
-            handle,
-            connection: tokio::spawn(connection),
-        })
+        let (connection, handle, _) = rtnetlink::new_connection_with_strict_check()
+            .map_err(|source| Error::Socket { what: "connect with strict checking (kernel 4.20)", source })?;
+        Ok(Self { handle, connection: tokio::spawn(connection) })
     }
 
-    /// All devices, and the indexes of those that are there but could not be read: the crate that reads the messages drops
-    /// one of which it does not understand an attribute, and a device that is silently missing would look deleted.
+    /// All devices, and the indexes of those that are there but could not be read: the crate that reads the messages
+    /// drops one of which it does not understand an attribute, and a device that is silently missing would look
+    /// deleted.
     pub(super) async fn links(&self) -> Result<(Vec<Link>, BTreeSet<u32>), Error> {
         let before = indexes()?;
         let messages = all(self.handle.link().get().execute(), || "the devices".into()).await?;
-        let read: BTreeSet<u32> = messages
-            .iter()
-            .map(|message| message.header.index)
-            .collect();
+        let read: BTreeSet<u32> = messages.iter().map(|message| message.header.index).collect();
         let missing: BTreeSet<u32> = before.difference(&read).copied().collect();
         // Those that went while the answer came are not there either.
-        let unread = if missing.is_empty() {
-            missing
-        } else {
-            &missing & &indexes()?
-        };
+        let unread = if missing.is_empty() { missing } else { &missing & &indexes()? };
         if !unread.is_empty() {
             tracing::error!(ifindexes = ?unread, "devices whose description cannot be read: new ones are not enforced, known \
                 ones stay as they were");
@@ -95,24 +83,16 @@ impl Kernel {
         Ok(routes)
     }
 
-    /// The addresses of the device `index` in the namespace that has the number `netnsid` here; `None` when the namespace
-    /// or the device has gone, or the kernel does not tell.
-    pub(super) async fn peer_addresses(
-        &self,
-        index: u32,
-        netnsid: i32,
-    ) -> Result<Option<Vec<IpNet>>, Error> {
+    /// The addresses of the device `index` in the namespace that has the number `netnsid` here; `None` when the
+    /// namespace or the device has gone, or the kernel does not tell.
+    pub(super) async fn peer_addresses(&self, index: u32, netnsid: i32) -> Result<Option<Vec<IpNet>>, Error> {
         let mut addresses = Vec::new();
         for family in [AddressFamily::Inet, AddressFamily::Inet6] {
             let mut request = self.handle.address().get();
             request.message_mut().header.family = family;
             request.message_mut().header.index = index;
-            request
-                .message_mut()
-                .attributes
-                .push(AddressAttribute::TargetNetNsId(netnsid));
-            let what =
-                || format!("the addresses of device {index} in namespace {netnsid} ({family:?})");
+            request.message_mut().attributes.push(AddressAttribute::TargetNetNsId(netnsid));
+            let what = || format!("the addresses of device {index} in namespace {netnsid} ({family:?})");
             match all(request.set_link_index_filter(index).execute(), what).await {
                 Ok(messages) => addresses.extend(messages.iter().filter_map(parse::address)),
                 Err(error) if error.is_unsupported() && family == AddressFamily::Inet6 => {}
@@ -130,10 +110,7 @@ impl Kernel {
 impl Error {
     fn code(&self) -> Option<i32> {
         match self {
-            Self::Request {
-                source: rtnetlink::Error::NetlinkError(message),
-                ..
-            } => Some(-message.raw_code()),
+            Self::Request { source: rtnetlink::Error::NetlinkError(message), .. } => Some(-message.raw_code()),
             _ => None,
         }
     }
@@ -149,10 +126,8 @@ impl Error {
 
 /// The indexes of all devices of this namespace, by the C library.
 fn indexes() -> Result<BTreeSet<u32>, Error> {
-    let listed = nix::net::if_::if_nameindex().map_err(|error| Error::Socket {
-        what: "list the devices",
-        source: error.into(),
-    })?;
+    let listed = nix::net::if_::if_nameindex()
+        .map_err(|error| Error::Socket { what: "list the devices", source: error.into() })?;
     Ok(listed.iter().map(|interface| interface.index()).collect())
 }
 
@@ -163,13 +138,7 @@ async fn all<T>(
 ) -> Result<Vec<T>, Error> {
     match tokio::time::timeout(ANSWER, answer.try_collect()).await {
         Ok(Ok(messages)) => Ok(messages),
-        Ok(Err(source)) => Err(Error::Request {
-            what: what(),
-            source,
-        }),
-        Err(_) => Err(Error::Timeout {
-            what: what(),
-            seconds: ANSWER.as_secs(),
-        }),
+        Ok(Err(source)) => Err(Error::Request { what: what(), source }),
+        Err(_) => Err(Error::Timeout { what: what(), seconds: ANSWER.as_secs() }),
     }
 }

@@ -6,9 +6,7 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
-use rtnetlink::packet_route::route::{
-    RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType,
-};
+use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 
 use crate::endpoints::{Link, LinkKind};
 
@@ -36,8 +34,8 @@ pub(super) enum RouteKind {
 }
 
 /// A device, with no incarnation (0) and no addresses of its peer yet; `None` for messages that do not describe one:
-/// those of bridges about their ports (AF_BRIDGE), whose RTM_DELLINK says only that a port left its bridge, and those of
-/// wireless extensions, which carry no name.
+/// those of bridges about their ports (AF_BRIDGE), whose RTM_DELLINK says only that a port left its bridge, and those
+/// of wireless extensions, which carry no name.
 pub(super) fn link(message: &LinkMessage) -> Option<Link> {
     if message.header.interface_family != AddressFamily::Unspec {
         return None;
@@ -107,15 +105,9 @@ pub(super) fn route(message: &RouteMessage) -> Option<Route> {
             RouteAttribute::Table(number) => table = *number,
             RouteAttribute::Priority(number) => metric = *number,
             RouteAttribute::Oif(index) => ifindex = Some(*index),
-            RouteAttribute::Destination(RouteAddress::Inet(address)) => {
-                destination = Some(IpAddr::V4(*address))
-            }
-            RouteAttribute::Destination(RouteAddress::Inet6(address)) => {
-                destination = Some(IpAddr::V6(*address))
-            }
-            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => {
-                gateway = true
-            }
+            RouteAttribute::Destination(RouteAddress::Inet(address)) => destination = Some(IpAddr::V4(*address)),
+            RouteAttribute::Destination(RouteAddress::Inet6(address)) => destination = Some(IpAddr::V6(*address)),
+            RouteAttribute::Gateway(_) | RouteAttribute::Via(_) | RouteAttribute::MultiPath(_) => gateway = true,
             _ => {}
         }
     }
@@ -123,25 +115,15 @@ pub(super) fn route(message: &RouteMessage) -> Option<Route> {
     let ifindex = ifindex?;
     let kind = match header.kind {
         RouteType::Local if table == RT_TABLE_LOCAL => RouteKind::Local,
-        RouteType::Unicast if network.prefix_len() == network.max_prefix_len() && !gateway => {
-            RouteKind::Host
-        }
+        RouteType::Unicast if network.prefix_len() == network.max_prefix_len() && !gateway => RouteKind::Host,
         _ => return None,
     };
-    Some(Route {
-        kind,
-        network,
-        ifindex,
-        table,
-        metric,
-    })
+    Some(Route { kind, network, ifindex, table, metric })
 }
 
 /// An interface's own address with its prefix length.
 pub(super) fn address(message: &AddressMessage) -> Option<IpNet> {
-    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| {
-        message.attributes.iter().find_map(wanted)
-    };
+    let find = |wanted: fn(&AddressAttribute) -> Option<IpAddr>| message.attributes.iter().find_map(wanted);
     // On a point-to-point interface IFA_ADDRESS is the other side, and IFA_LOCAL is its own.
     let local = find(|attribute| match attribute {
         AddressAttribute::Local(address) => Some(*address),

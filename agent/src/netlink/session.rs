@@ -31,9 +31,9 @@ pub(super) struct Session {
     resync_at: Instant,
     poll_after: Duration,
     poll_at: Instant,
-    /// For veths with no address inside that a pod could be known by, and for all others. A new pod does not wait until the
-    /// addresses of every other pod were read: where each namespace numbers its devices anew, the bell of one is the bell
-    /// of all (25 ms for 250 pods in a debug build).
+    /// For veths with no address inside that a pod could be known by, and for all others. A new pod does not wait until
+    /// the addresses of every other pod were read: where each namespace numbers its devices anew, the bell of one is
+    /// the bell of all (25 ms for 250 pods in a debug build).
     bare: Rung,
     settled: Rung,
 }
@@ -55,12 +55,8 @@ impl Rung {
 
     /// Takes what rang if it may be answered now.
     fn take(&mut self) -> Option<(BTreeSet<u32>, bool)> {
-        (self.any() && Instant::now() >= self.at).then(|| {
-            (
-                std::mem::take(&mut self.indexes),
-                std::mem::take(&mut self.all),
-            )
-        })
+        (self.any() && Instant::now() >= self.at)
+            .then(|| (std::mem::take(&mut self.indexes), std::mem::take(&mut self.all)))
     }
 }
 
@@ -97,16 +93,8 @@ impl Session {
             resync_at: now + settings.resync,
             poll_after: POLL.0,
             poll_at: now + POLL.0,
-            bare: Rung {
-                indexes: BTreeSet::new(),
-                all: false,
-                at: now,
-            },
-            settled: Rung {
-                indexes: BTreeSet::new(),
-                all: false,
-                at: now,
-            },
+            bare: Rung { indexes: BTreeSet::new(), all: false, at: now },
+            settled: Rung { indexes: BTreeSet::new(), all: false, at: now },
         })
     }
 
@@ -131,20 +119,12 @@ impl Session {
         }
     }
 
-    async fn round(
-        &mut self,
-        table: &mut Table,
-        publish: &Sender<Arc<Snapshot>>,
-    ) -> Result<(), Error> {
+    async fn round(&mut self, table: &mut Table, publish: &Sender<Arc<Snapshot>>) -> Result<(), Error> {
         let mut stale = Stale::default();
         match self.woken().await? {
             Woken::Own(heard) => {
                 stale.all |= heard.lost;
-                for message in heard
-                    .datagrams
-                    .iter()
-                    .flat_map(|datagram| messages(datagram))
-                {
+                for message in heard.datagrams.iter().flat_map(|datagram| messages(datagram)) {
                     match message {
                         Some(message) => table.notified(message, &mut stale),
                         None => stale.all = true,
@@ -199,14 +179,11 @@ impl Session {
         }
     }
 
-    /// Notes whose addresses changed. Only the header is read: a pod writes the rest (its labels need not even be UTF-8).
+    /// Notes whose addresses changed. Only the header is read: a pod writes the rest (its labels need not even be
+    /// UTF-8).
     fn ring(&mut self, heard: &Heard) {
         let mut all = heard.lost;
-        for message in heard
-            .datagrams
-            .iter()
-            .flat_map(|datagram| messages(datagram))
-        {
+        for message in heard.datagrams.iter().flat_map(|datagram| messages(datagram)) {
             let header = message.and_then(|message| {
                 let buffer = NetlinkBuffer::new_checked(message).ok()?;
                 AddressHeader::parse(buffer.payload()).ok()
@@ -224,11 +201,7 @@ impl Session {
     }
 
     /// Reads the addresses whose bells rang, first of the veths that had none, unless that was done too recently.
-    async fn answer_bells(
-        &mut self,
-        table: &mut Table,
-        publish: &Sender<Arc<Snapshot>>,
-    ) -> Result<(), Error> {
+    async fn answer_bells(&mut self, table: &mut Table, publish: &Sender<Arc<Snapshot>>) -> Result<(), Error> {
         if let Some((indexes, all)) = self.bare.take() {
             self.bare.at = self.read_peers(table, &indexes, all, true).await?;
             publish_changes(publish, table);
@@ -250,19 +223,10 @@ impl Session {
         let started = Instant::now();
         let peers = table
             .foreign_veths()
-            .filter(|(ifindex, peer, _)| {
-                (all || indexes.contains(peer)) && table.is_bare(*ifindex) == bare
-            })
+            .filter(|(ifindex, peer, _)| (all || indexes.contains(peer)) && table.is_bare(*ifindex) == bare)
             .map(|(ifindex, ..)| ifindex)
             .collect();
-        self.refresh(
-            table,
-            Stale {
-                peers,
-                ..Stale::default()
-            },
-        )
-        .await?;
+        self.refresh(table, Stale { peers, ..Stale::default() }).await?;
         let now = Instant::now();
         Ok(now + (now - started) * PEERS_SHARE)
     }

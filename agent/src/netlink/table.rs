@@ -32,24 +32,14 @@ pub(super) struct Stale {
 
 impl Table {
     pub(super) fn snapshot(&self) -> Snapshot {
-        let mut snapshot = Snapshot {
-            links: self.links.clone(),
-            ..Snapshot::default()
-        };
+        let mut snapshot = Snapshot { links: self.links.clone(), ..Snapshot::default() };
         for route in &self.routes {
             match route.kind {
                 RouteKind::Local => {
-                    snapshot.local.insert(LocalAddress {
-                        network: route.network,
-                        ifindex: route.ifindex,
-                    });
+                    snapshot.local.insert(LocalAddress { network: route.network, ifindex: route.ifindex });
                 }
                 RouteKind::Host => {
-                    snapshot
-                        .host_routes
-                        .entry(route.ifindex)
-                        .or_default()
-                        .insert(route.network.addr());
+                    snapshot.host_routes.entry(route.ifindex).or_default().insert(route.network.addr());
                 }
             }
         }
@@ -118,10 +108,7 @@ impl Table {
             // Back from another namespace: what is known of the end that stayed may be old.
             if link.netnsid.is_none()
                 && let Some(peer) = link.peer_ifindex
-                && self
-                    .links
-                    .get(&peer)
-                    .is_some_and(|peer| peer.netnsid.is_some())
+                && self.links.get(&peer).is_some_and(|peer| peer.netnsid.is_some())
             {
                 stale.links.insert(peer);
             }
@@ -136,34 +123,21 @@ impl Table {
         stale.links.remove(&ifindex);
         stale.peers.remove(&ifindex);
         // The other end of a pair may stay, when this one was moved.
-        let peers = self
-            .links
-            .values()
-            .filter(|link| link.netnsid.is_none() && link.peer_ifindex == Some(ifindex));
+        let peers = self.links.values().filter(|link| link.netnsid.is_none() && link.peer_ifindex == Some(ifindex));
         stale.links.extend(peers.map(|link| link.ifindex));
     }
 
-    /// Takes a full dump of the devices; what is `unread` is there, and stays as it was known. A device that is still the same keeps its incarnation: notifications may have been
-    /// lost, so an index alone does not prove it. Its kind and its name or MAC do; a pod can change none of them (the
-    /// kernel counts indexes upwards, so a device made on a used index was asked for by number).
-    pub(super) fn links_dumped(
-        &mut self,
-        dumped: Vec<Link>,
-        unread: &BTreeSet<u32>,
-        stale: &mut Stale,
-    ) {
-        let now: BTreeMap<u32, Link> = dumped
-            .into_iter()
-            .map(|link| (link.ifindex, link))
-            .collect();
+    /// Takes a full dump of the devices; what is `unread` is there, and stays as it was known. A device that is still
+    /// the same keeps its incarnation: notifications may have been lost, so an index alone does not prove it. Its kind
+    /// and its name or MAC do; a pod can change none of them (the kernel counts indexes upwards, so a device made on a
+    /// used index was asked for by number).
+    pub(super) fn links_dumped(&mut self, dumped: Vec<Link>, unread: &BTreeSet<u32>, stale: &mut Stale) {
+        let now: BTreeMap<u32, Link> = dumped.into_iter().map(|link| (link.ifindex, link)).collect();
         let gone: Vec<u32> = self
             .links
             .values()
             .filter(|known| !unread.contains(&known.ifindex))
-            .filter(|known| {
-                !now.get(&known.ifindex)
-                    .is_some_and(|link| same_device(known, link))
-            })
+            .filter(|known| !now.get(&known.ifindex).is_some_and(|link| same_device(known, link)))
             .map(|known| known.ifindex)
             .collect();
         for ifindex in gone {
@@ -181,27 +155,20 @@ impl Table {
 
     /// Whether no address is known on the other end of a veth that a pod could be known by.
     pub(super) fn is_bare(&self, ifindex: u32) -> bool {
-        self.links
-            .get(&ifindex)
-            .is_none_or(|link| link.pod_addresses().next().is_none())
+        self.links.get(&ifindex).is_none_or(|link| link.pod_addresses().next().is_none())
     }
 
     /// All veths with the peer in a namespace that has a number here: ifindex, the peer's index there, the number.
     pub(super) fn foreign_veths(&self) -> impl Iterator<Item = (u32, u32, i32)> {
-        self.links
-            .values()
-            .filter(|link| link.kind == LinkKind::Veth)
-            .filter_map(|link| {
-                let netnsid = link.netnsid.filter(|netnsid| *netnsid >= 0)?;
-                Some((link.ifindex, link.peer_ifindex?, netnsid))
-            })
+        self.links.values().filter(|link| link.kind == LinkKind::Veth).filter_map(|link| {
+            let netnsid = link.netnsid.filter(|netnsid| *netnsid >= 0)?;
+            Some((link.ifindex, link.peer_ifindex?, netnsid))
+        })
     }
 
     /// Where the peer of a veth is, if it is in a namespace that has a number here: its index there, and the number.
     pub(super) fn peer_of(&self, ifindex: u32) -> Option<(u32, i32)> {
-        self.foreign_veths()
-            .find(|(veth, ..)| *veth == ifindex)
-            .map(|(_, peer, netnsid)| (peer, netnsid))
+        self.foreign_veths().find(|(veth, ..)| *veth == ifindex).map(|(_, peer, netnsid)| (peer, netnsid))
     }
 
     /// Takes the addresses on the other end of a veth; `None` when they could not be read.
@@ -213,6 +180,5 @@ impl Table {
 }
 
 fn same_device(known: &Link, link: &Link) -> bool {
-    known.kind == link.kind
-        && (known.name == link.name || (known.mac.is_some() && known.mac == link.mac))
+    known.kind == link.kind && (known.name == link.name || (known.mac.is_some() && known.mac == link.mac))
 }

@@ -31,21 +31,14 @@ fn link(ifindex: u32, name: &str, mac: u8) -> Link {
     parse::link(&link_message(ifindex, name, mac)).unwrap()
 }
 
-fn route_message(
-    kind: RouteType,
-    table: u8,
-    prefix_len: u8,
-    attributes: Vec<RouteAttribute>,
-) -> RouteMessage {
+fn route_message(kind: RouteType, table: u8, prefix_len: u8, attributes: Vec<RouteAttribute>) -> RouteMessage {
     let mut message = RouteMessage::default();
     message.header.address_family = AddressFamily::Inet;
     message.header.destination_prefix_length = prefix_len;
     message.header.kind = kind;
     message.header.table = table;
-    message.attributes = vec![
-        RouteAttribute::Destination(RouteAddress::Inet(Ipv4Addr::new(10, 1, 0, 1))),
-        RouteAttribute::Oif(5),
-    ];
+    message.attributes =
+        vec![RouteAttribute::Destination(RouteAddress::Inet(Ipv4Addr::new(10, 1, 0, 1))), RouteAttribute::Oif(5)];
     message.attributes.extend(attributes);
     message
 }
@@ -63,39 +56,24 @@ fn bytes(message: RouteNetlinkMessage, flags: u16) -> Vec<u8> {
 fn devices_are_read_from_full_messages_only() {
     let mut bridge_port = link_message(5, "veth5", 1);
     bridge_port.header.interface_family = AddressFamily::Bridge;
-    assert_eq!(
-        parse::link(&bridge_port),
-        None,
-        "a bridge's word about its port"
-    );
+    assert_eq!(parse::link(&bridge_port), None, "a bridge's word about its port");
     let mut nameless = link_message(5, "veth5", 1);
     nameless.attributes.remove(0);
     assert_eq!(parse::link(&nameless), None, "wireless extensions");
 
     let veth = link(5, "veth5", 1);
-    assert_eq!(
-        (veth.kind, veth.peer_ifindex, veth.netnsid, veth.up),
-        (LinkKind::Veth, Some(2), Some(7), true)
-    );
+    assert_eq!((veth.kind, veth.peer_ifindex, veth.netnsid, veth.up), (LinkKind::Veth, Some(2), Some(7), true));
     let mut vlan = link_message(6, "eth0.5", 1);
     vlan.attributes[2] = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(InfoKind::Vlan)]);
     let vlan = parse::link(&vlan).unwrap();
-    assert_eq!(
-        (vlan.kind, vlan.peer_ifindex),
-        (LinkKind::Vlan, None),
-        "IFLA_LINK of a VLAN is the device below it"
-    );
+    assert_eq!((vlan.kind, vlan.peer_ifindex), (LinkKind::Vlan, None), "IFLA_LINK of a VLAN is the device below it");
     let mut loopback = link_message(1, "lo", 0);
     loopback.attributes.truncate(2);
     loopback.header.flags |= LinkFlags::Loopback;
     assert_eq!(parse::link(&loopback).unwrap().kind, LinkKind::Loopback);
     let mut card = link_message(2, "eth0", 0);
     card.attributes.truncate(2);
-    assert_eq!(
-        parse::link(&card).unwrap().kind,
-        LinkKind::Physical,
-        "no IFLA_INFO_KIND"
-    );
+    assert_eq!(parse::link(&card).unwrap().kind, LinkKind::Physical, "no IFLA_INFO_KIND");
 }
 
 #[test]
@@ -103,109 +81,25 @@ fn only_routes_that_matter_are_kept() {
     let gateway = RouteAttribute::Gateway(RouteAddress::Inet(Ipv4Addr::new(192, 0, 2, 1)));
     // Kind, table, prefix length, further attributes, whether it counts as local, as host route; why.
     let table = [
-        (
-            RouteType::Unicast,
-            254,
-            32,
-            vec![],
-            (false, true),
-            "a pod's host route",
-        ),
-        (
-            RouteType::Unicast,
-            100,
-            32,
-            vec![],
-            (false, true),
-            "in a table of its own",
-        ),
-        (
-            RouteType::Unicast,
-            254,
-            32,
-            vec![gateway],
-            (false, false),
-            "over a gateway: a pod of another node",
-        ),
-        (
-            RouteType::Unicast,
-            254,
-            24,
-            vec![],
-            (false, false),
-            "a network",
-        ),
-        (
-            RouteType::Local,
-            255,
-            32,
-            vec![],
-            (true, false),
-            "an address of the node",
-        ),
-        (
-            RouteType::Local,
-            255,
-            8,
-            vec![],
-            (true, false),
-            "a prefix that ends in the node",
-        ),
-        (
-            RouteType::Local,
-            0,
-            32,
-            vec![RouteAttribute::Table(255)],
-            (true, false),
-            "the table as attribute",
-        ),
-        (
-            RouteType::Local,
-            100,
-            32,
-            vec![],
-            (false, false),
-            "a local route that only some rule reaches",
-        ),
-        (
-            RouteType::Broadcast,
-            255,
-            32,
-            vec![],
-            (false, false),
-            "a broadcast address",
-        ),
-        (
-            RouteType::BlackHole,
-            254,
-            32,
-            vec![],
-            (false, false),
-            "a black hole",
-        ),
+        (RouteType::Unicast, 254, 32, vec![], (false, true), "a pod's host route"),
+        (RouteType::Unicast, 100, 32, vec![], (false, true), "in a table of its own"),
+        (RouteType::Unicast, 254, 32, vec![gateway], (false, false), "over a gateway: a pod of another node"),
+        (RouteType::Unicast, 254, 24, vec![], (false, false), "a network"),
+        (RouteType::Local, 255, 32, vec![], (true, false), "an address of the node"),
+        (RouteType::Local, 255, 8, vec![], (true, false), "a prefix that ends in the node"),
+        (RouteType::Local, 0, 32, vec![RouteAttribute::Table(255)], (true, false), "the table as attribute"),
+        (RouteType::Local, 100, 32, vec![], (false, false), "a local route that only some rule reaches"),
+        (RouteType::Broadcast, 255, 32, vec![], (false, false), "a broadcast address"),
+        (RouteType::BlackHole, 254, 32, vec![], (false, false), "a black hole"),
     ];
     for (kind, number, prefix_len, attributes, expected, why) in table {
         let message = route_message(kind, number, prefix_len, attributes);
         let mut state = Table::default();
-        state.notified(
-            &bytes(RouteNetlinkMessage::NewRoute(message.clone()), 0),
-            &mut Stale::default(),
-        );
+        state.notified(&bytes(RouteNetlinkMessage::NewRoute(message.clone()), 0), &mut Stale::default());
         let now = state.snapshot();
-        assert_eq!(
-            (!now.local.is_empty(), now.host_routes.contains_key(&5)),
-            expected,
-            "{why}"
-        );
-        state.notified(
-            &bytes(RouteNetlinkMessage::DelRoute(message), 0),
-            &mut Stale::default(),
-        );
-        assert_eq!(
-            state.snapshot(),
-            Table::default().snapshot(),
-            "{why}: and goes again"
-        );
+        assert_eq!((!now.local.is_empty(), now.host_routes.contains_key(&5)), expected, "{why}");
+        state.notified(&bytes(RouteNetlinkMessage::DelRoute(message), 0), &mut Stale::default());
+        assert_eq!(state.snapshot(), Table::default().snapshot(), "{why}: and goes again");
     }
 }
 
@@ -217,51 +111,15 @@ fn what_a_notification_leaves_unsaid_is_asked_for() {
     let mut garbled = bytes(RouteNetlinkMessage::NewLink(link_message(9, "veth9", 1)), 0);
     // The first attribute's length.
     garbled[32] = 0xff;
-    let veths = |ifindexes: &[u32]| Stale {
-        peers: ifindexes.iter().copied().collect(),
-        ..Stale::default()
-    };
-    let routes = Stale {
-        routes: true,
-        ..Stale::default()
-    };
+    let veths = |ifindexes: &[u32]| Stale { peers: ifindexes.iter().copied().collect(), ..Stale::default() };
+    let routes = Stale { routes: true, ..Stale::default() };
     let table = [
-        (
-            bytes(RouteNetlinkMessage::NewLink(link_message(5, "veth5", 1)), 0),
-            veths(&[5]),
-            "a known veth changed",
-        ),
-        (
-            bytes(RouteNetlinkMessage::NewLink(link_message(6, "veth6", 1)), 0),
-            veths(&[6]),
-            "a new veth",
-        ),
-        (
-            bytes(RouteNetlinkMessage::NewLink(down), 0),
-            Stale {
-                routes: true,
-                ..veths(&[5])
-            },
-            "a veth went down",
-        ),
-        (
-            bytes(RouteNetlinkMessage::NewRoute(route.clone()), 0),
-            Stale::default(),
-            "a route",
-        ),
-        (
-            bytes(RouteNetlinkMessage::NewRoute(route), NLM_F_REPLACE),
-            routes,
-            "a route that replaced another",
-        ),
-        (
-            garbled,
-            Stale {
-                all: true,
-                ..Stale::default()
-            },
-            "a message that cannot be read",
-        ),
+        (bytes(RouteNetlinkMessage::NewLink(link_message(5, "veth5", 1)), 0), veths(&[5]), "a known veth changed"),
+        (bytes(RouteNetlinkMessage::NewLink(link_message(6, "veth6", 1)), 0), veths(&[6]), "a new veth"),
+        (bytes(RouteNetlinkMessage::NewLink(down), 0), Stale { routes: true, ..veths(&[5]) }, "a veth went down"),
+        (bytes(RouteNetlinkMessage::NewRoute(route.clone()), 0), Stale::default(), "a route"),
+        (bytes(RouteNetlinkMessage::NewRoute(route), NLM_F_REPLACE), routes, "a route that replaced another"),
+        (garbled, Stale { all: true, ..Stale::default() }, "a message that cannot be read"),
     ];
     for (message, expected, why) in table {
         let mut state = Table::default();
@@ -292,10 +150,7 @@ fn a_dump_tells_a_device_that_stayed_from_one_that_took_its_index() {
         state.links_dumped(vec![dumped], &unread, &mut stale);
         let now = state.snapshot();
         assert_eq!(now.links[&5].incarnation == 1, same, "{why}");
-        assert_eq!(
-            now.links[&5].peer_addresses, None,
-            "{why}: the addresses were those of another namespace"
-        );
+        assert_eq!(now.links[&5].peer_addresses, None, "{why}: the addresses were those of another namespace");
         assert!(stale.peers.contains(&5), "{why}: and are read again");
     }
 }
@@ -324,21 +179,10 @@ fn of_a_point_to_point_address_the_own_side_counts() {
     let mut message = AddressMessage::default();
     message.header.prefix_len = 32;
     let (own, other) = (IpAddr::from([10, 1, 0, 1]), IpAddr::from([10, 1, 0, 2]));
-    message.attributes = vec![
-        AddressAttribute::Address(other),
-        AddressAttribute::Local(own),
-    ];
-    assert_eq!(
-        parse::address(&message).map(|net| net.addr()),
-        Some(own),
-        "IFA_LOCAL before IFA_ADDRESS"
-    );
+    message.attributes = vec![AddressAttribute::Address(other), AddressAttribute::Local(own)];
+    assert_eq!(parse::address(&message).map(|net| net.addr()), Some(own), "IFA_LOCAL before IFA_ADDRESS");
     message.attributes.truncate(1);
-    assert_eq!(
-        parse::address(&message).map(|net| net.addr()),
-        Some(other),
-        "IPv6 has only IFA_ADDRESS"
-    );
+    assert_eq!(parse::address(&message).map(|net| net.addr()), Some(other), "IPv6 has only IFA_ADDRESS");
     message.attributes.clear();
     assert_eq!(parse::address(&message), None);
 }

@@ -41,11 +41,7 @@ impl Claim {
         if !named.is_empty() {
             return Some(claim(Evidence::Name, named, true));
         }
-        let routes = snapshot
-            .host_routes
-            .get(&link.ifindex)
-            .into_iter()
-            .flatten();
+        let routes = snapshot.host_routes.get(&link.ifindex).into_iter().flatten();
         if let Some(routed) = routed_pods(routes.copied(), pods) {
             return Some(claim(Evidence::HostRoute, routed, true));
         }
@@ -66,8 +62,8 @@ impl Claim {
     }
 }
 
-/// The pods that the host's routes to a device name: all routes that name any must agree on at least one pod, or the device
-/// leads to several pods and is none of theirs.
+/// The pods that the host's routes to a device name: all routes that name any must agree on at least one pod, or the
+/// device leads to several pods and is none of theirs.
 fn routed_pods(routes: impl Iterator<Item = IpAddr>, pods: &PodIndex) -> Option<BTreeSet<PodId>> {
     routes
         .map(|address| pods.with_address(address).cloned().collect::<BTreeSet<_>>())

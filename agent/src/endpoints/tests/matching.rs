@@ -6,11 +6,7 @@ use super::*;
 fn azure_names_are_the_hash_of_namespace_and_name() {
     // printf 'default.nginx' | sha1sum
     assert_eq!(azure_veth_name("default", "nginx"), "azvc440f455693");
-    assert_ne!(
-        azure_veth_name("a", "b-c"),
-        azure_veth_name("a-b", "c"),
-        "the dot keeps namespace and name apart"
-    );
+    assert_ne!(azure_veth_name("a", "b-c"), azure_veth_name("a-b", "c"), "the dot keeps namespace and name apart");
 }
 
 #[test]
@@ -63,12 +59,7 @@ fn a_veth_whose_peer_is_in_this_namespace_is_never_an_endpoint() {
     let mut matcher = matcher();
     matcher.pods([pod("a", &["10.1.0.1"])]);
     matcher.links(host.now());
-    expect(
-        &matcher,
-        5,
-        &Role::Exit,
-        "whatever its name, routes and addresses",
-    );
+    expect(&matcher, 5, &Role::Exit, "whatever its name, routes and addresses");
 }
 
 #[test]
@@ -79,12 +70,7 @@ fn a_device_of_another_kind_is_never_an_endpoint() {
     let mut matcher = matcher();
     matcher.pods([pod("a", &["10.1.0.1"])]);
     matcher.links(host.now());
-    expect(
-        &matcher,
-        5,
-        &Role::Exit,
-        "a host route over the network card to a pod elsewhere",
-    );
+    expect(&matcher, 5, &Role::Exit, "a host route over the network card to a pod elsewhere");
 }
 
 #[test]
@@ -96,24 +82,10 @@ fn a_rename_keeps_the_match_and_a_reused_index_does_not() {
     expect(&matcher, 5, &endpoint("a"), "first match");
     host.snapshot.links.get_mut(&5).unwrap().name = azure_veth_name("default", "b");
     matcher.links(host.now());
-    expect(
-        &matcher,
-        5,
-        &endpoint("a"),
-        "renamed, even to what Azure CNI calls another pod's",
-    );
+    expect(&matcher, 5, &endpoint("a"), "renamed, even to what Azure CNI calls another pod's");
     matcher.links(host.remove(5).veth(5, "veth5", &["10.1.0.2"]).now());
-    expect(
-        &matcher,
-        5,
-        &endpoint("b"),
-        "another device of the same index, with no snapshot between",
-    );
-    assert_eq!(
-        matcher.endpoints()[&5].incarnation,
-        2,
-        "the match names the device that it is for"
-    );
+    expect(&matcher, 5, &endpoint("b"), "another device of the same index, with no snapshot between");
+    assert_eq!(matcher.endpoints()[&5].incarnation, 2, "the match names the device that it is for");
 }
 
 #[test]
@@ -123,11 +95,7 @@ fn links_and_pods_that_go_and_come_again_are_matched_again() {
     matcher.pods([pod("a", &["10.1.0.1"])]);
     matcher.links(host.veth(5, "veth5", &["10.1.0.1"]).now());
     matcher.links(host.remove(5).now());
-    assert!(
-        matcher.endpoints().is_empty() && matcher.roles().is_empty(),
-        "the link went: {:?}",
-        matcher.roles()
-    );
+    assert!(matcher.endpoints().is_empty() && matcher.roles().is_empty(), "the link went: {:?}", matcher.roles());
     matcher.links(host.veth(9, "veth5", &["10.1.0.1"]).now());
     expect(&matcher, 9, &endpoint("a"), "the pod's next sandbox");
     matcher.delete_pod(&id("a"));
@@ -138,24 +106,9 @@ fn links_and_pods_that_go_and_come_again_are_matched_again() {
 
 #[test]
 fn a_pod_created_anew_gets_its_own_veth_and_the_old_one_stays_the_old_pod() {
-    let old = LocalPod {
-        id: PodId {
-            uid: "old".into(),
-            ..id("a")
-        },
-        addresses: vec![ip("10.1.0.1")],
-    };
-    let with = |address| LocalPod {
-        id: PodId {
-            uid: "new".into(),
-            ..id("a")
-        },
-        addresses: vec![ip(address)],
-    };
-    for (address, why) in [
-        ("10.1.0.2", "another address"),
-        ("10.1.0.1", "the same address"),
-    ] {
+    let old = LocalPod { id: PodId { uid: "old".into(), ..id("a") }, addresses: vec![ip("10.1.0.1")] };
+    let with = |address| LocalPod { id: PodId { uid: "new".into(), ..id("a") }, addresses: vec![ip(address)] };
+    for (address, why) in [("10.1.0.2", "another address"), ("10.1.0.1", "the same address")] {
         let new = with(address);
         for object_first in [true, false] {
             let mut host = Host::default();
@@ -171,16 +124,9 @@ fn a_pod_created_anew_gets_its_own_veth_and_the_old_one_stays_the_old_pod() {
                 matcher.apply_pod(new.clone());
             }
             expect(&matcher, 5, &Role::Endpoint(old.id.clone()), why);
-            assert!(
-                matcher.endpoints()[&5].pod_gone,
-                "{why}: its object is gone"
-            );
+            assert!(matcher.endpoints()[&5].pod_gone, "{why}: its object is gone");
             expect(&matcher, 6, &Role::Endpoint(new.id.clone()), why);
-            assert!(
-                matcher.reports().is_empty(),
-                "{why}: nothing is wrong: {:?}",
-                matcher.reports()
-            );
+            assert!(matcher.reports().is_empty(), "{why}: nothing is wrong: {:?}", matcher.reports());
         }
     }
 }
@@ -192,32 +138,18 @@ fn an_ending_pod_and_its_successor_may_share_an_address() {
     matcher.pods([pod("old", &["10.1.0.1"])]);
     matcher.links(host.veth(5, "veth5", &["10.1.0.1"]).now());
     matcher.links(host.remove(5).veth(6, "veth6", &["10.1.0.1"]).now());
-    expect(
-        &matcher,
-        6,
-        &endpoint("old"),
-        "no other pod is known for the address",
-    );
+    expect(&matcher, 6, &endpoint("old"), "no other pod is known for the address");
     matcher.links(host.remove(6).now());
     matcher.apply_pod(pod("new", &["10.1.0.1"]));
     matcher.links(host.veth(7, "veth7", &["10.1.0.1"]).now());
-    expect(
-        &matcher,
-        7,
-        &endpoint("new"),
-        "the one that never had a veth",
-    );
+    expect(&matcher, 7, &endpoint("new"), "the one that never had a veth");
 
     let mut host = Host::default();
     let mut unknown = super::matcher();
     unknown.links(host.veth(5, "veth5", &["10.1.0.1"]).now());
     unknown.pods([pod("old", &["10.1.0.1"]), pod("new", &["10.1.0.1"])]);
     expect(&unknown, 5, &Role::Pending, "nothing decides between them");
-    assert!(
-        matches!(unknown.reports(), [Report::Ambiguous { .. }]),
-        "{:?}",
-        unknown.reports()
-    );
+    assert!(matches!(unknown.reports(), [Report::Ambiguous { .. }]), "{:?}", unknown.reports());
     unknown.delete_pod(&id("old"));
     expect(&unknown, 5, &endpoint("new"), "only one is left");
 }

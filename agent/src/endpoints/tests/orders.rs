@@ -24,10 +24,7 @@ fn address(number: u8) -> String {
 
 fn local_pod(number: u8, addresses: &[u8]) -> LocalPod {
     let addresses: Vec<String> = addresses.iter().map(|n| address(*n)).collect();
-    pod(
-        &format!("p{number}"),
-        &addresses.iter().map(String::as_str).collect::<Vec<_>>(),
-    )
+    pod(&format!("p{number}"), &addresses.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 /// Applies an event if the kernel could report it now.
@@ -42,10 +39,7 @@ fn apply(host: &mut Host, matcher: &mut Matcher, event: &Event) {
         }
         Event::Inner(ifindex, numbers) if exists(host, ifindex) => {
             let inner: Vec<String> = numbers.iter().map(|n| address(*n)).collect();
-            host.inner(
-                *ifindex,
-                &inner.iter().map(String::as_str).collect::<Vec<_>>(),
-            );
+            host.inner(*ifindex, &inner.iter().map(String::as_str).collect::<Vec<_>>());
         }
         Event::Route(ifindex, number) if exists(host, ifindex) => {
             host.route(*ifindex, &[&address(*number)]);
@@ -84,8 +78,8 @@ fn honest_node() -> impl Strategy<Value = (Vec<(u8, bool)>, Vec<usize>)> {
     })
 }
 
-/// Whatever order the link, the evidence on it, the pod object and the pod's address arrive in. Where a link has to exist
-/// for its evidence, an event out of turn waits for it, as the kernel would have it.
+/// Whatever order the link, the evidence on it, the pod object and the pod's address arrive in. Where a link has to
+/// exist for its evidence, an event out of turn waits for it, as the kernel would have it.
 fn play(pods: &[(u8, bool)], order: &[usize]) -> BTreeMap<u32, Role> {
     let mut host = Host::default();
     let mut matcher = matcher();
@@ -108,10 +102,8 @@ fn play(pods: &[(u8, bool)], order: &[usize]) -> BTreeMap<u32, Role> {
             _ => None,
         };
         let Some(next) = next else { continue };
-        if matches!(
-            next,
-            Event::Inner(..) | Event::Route(..) | Event::Rename(..)
-        ) && !host.snapshot.links.contains_key(&ifindex)
+        if matches!(next, Event::Inner(..) | Event::Route(..) | Event::Rename(..))
+            && !host.snapshot.links.contains_key(&ifindex)
         {
             waiting.push((ifindex, next));
             continue;
