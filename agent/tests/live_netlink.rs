@@ -13,6 +13,7 @@ use std::time::Duration;
 
 use nix::sched::{CloneFlags, setns};
 use portcullis::endpoints::{Config, LinkKind, LocalPod, Matcher, PodId, Role, Snapshot, azure_veth_name};
+use portcullis::model::PodKey;
 use portcullis::netlink::{Settings, watch};
 use tokio::sync::watch::Receiver;
 
@@ -161,7 +162,7 @@ fn pod(name: &str, addresses: &[&str]) -> LocalPod {
 }
 
 fn id(name: &str) -> PodId {
-    PodId { namespace: "default".into(), name: name.into(), uid: format!("uid-{name}") }
+    PodId { key: PodKey::new("default", name), uid: format!("uid-{name}").into() }
 }
 
 fn endpoint(name: &str) -> Option<Role> {

@@ -3,24 +3,31 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use sha1::{Digest, Sha1};
+
+use crate::model::{Pod, PodKey};
 
 /// One life of a pod: a pod deleted and created anew under its old name is another one.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct PodId {
-    /// `metadata.namespace`
-    pub namespace: String,
-    /// `metadata.name`
-    pub name: String,
+    /// Its namespace and name.
+    pub key: PodKey,
     /// `metadata.uid`; empty where the source gives none, and then a pod created anew cannot be told from its
     /// predecessor.
-    pub uid: String,
+    pub uid: Arc<str>,
+}
+
+impl From<&Pod> for PodId {
+    fn from(pod: &Pod) -> Self {
+        Self { key: pod.key.clone(), uid: pod.uid.clone() }
+    }
 }
 
 impl fmt::Display for PodId {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{}/{}", self.namespace, self.name)
+        self.key.fmt(f)
     }
 }
 
@@ -31,6 +38,14 @@ pub struct LocalPod {
     pub id: PodId,
     /// `status.podIPs`; empty until the kubelet has reported them.
     pub addresses: Vec<IpAddr>,
+}
+
+impl LocalPod {
+    /// A pod of the model; `None` for one that is no endpoint (finished, or on the host's network). Whether it is of
+    /// this node is for the caller to say.
+    pub fn of(pod: &Pod) -> Option<Self> {
+        pod.is_member().then(|| Self { id: pod.into(), addresses: pod.addresses.clone() })
+    }
 }
 
 /// The name that Azure CNI gives to the host's end of a pod's veth: `azv` and the first 11 hexadecimal digits of the
@@ -62,7 +77,7 @@ impl PodIndex {
         for address in &pod.addresses {
             self.by_address.entry(*address).or_default().insert(pod.id.clone());
         }
-        let veth = azure_veth_name(&pod.id.namespace, &pod.id.name);
+        let veth = azure_veth_name(&pod.id.key.namespace, &pod.id.key.name);
         self.by_veth_name.entry(veth).or_default().insert(pod.id.clone());
         self.pods.insert(pod.id.clone(), pod);
     }
@@ -74,7 +89,7 @@ impl PodIndex {
         for address in &pod.addresses {
             remove_from(&mut self.by_address, address, id);
         }
-        remove_from(&mut self.by_veth_name, &azure_veth_name(&id.namespace, &id.name), id);
+        remove_from(&mut self.by_veth_name, &azure_veth_name(&id.key.namespace, &id.key.name), id);
     }
 
     pub(super) fn contains(&self, id: &PodId) -> bool {

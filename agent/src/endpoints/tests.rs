@@ -7,6 +7,7 @@ use std::sync::Arc;
 use ipnet::IpNet;
 
 use super::*;
+use crate::model::PodKey;
 
 mod exits;
 mod matching;
@@ -79,7 +80,7 @@ fn ip(address: &str) -> IpAddr {
 }
 
 fn id(name: &str) -> PodId {
-    PodId { namespace: "default".into(), name: name.into(), uid: format!("uid-{name}") }
+    PodId { key: PodKey::new("default", name), uid: format!("uid-{name}").into() }
 }
 
 fn pod(name: &str, addresses: &[&str]) -> LocalPod {

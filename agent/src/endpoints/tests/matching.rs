@@ -153,3 +153,20 @@ fn an_ending_pod_and_its_successor_may_share_an_address() {
     unknown.delete_pod(&id("old"));
     expect(&unknown, 5, &endpoint("new"), "only one is left");
 }
+
+#[test]
+fn finished_pods_and_pods_on_the_hosts_network_are_no_endpoints() {
+    let model = |host_network, finished| crate::model::Pod {
+        key: PodKey::new("default", "a"),
+        uid: "uid-a".into(),
+        labels: crate::model::Labels::default(),
+        addresses: vec![ip("10.1.0.1")],
+        node: None,
+        host_network,
+        finished,
+        ports: Vec::new(),
+    };
+    assert_eq!(LocalPod::of(&model(false, false)), Some(pod("a", &["10.1.0.1"])));
+    assert_eq!(LocalPod::of(&model(true, false)), None, "on the host's network");
+    assert_eq!(LocalPod::of(&model(false, true)), None, "finished");
+}
