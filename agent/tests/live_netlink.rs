@@ -364,11 +364,9 @@ fn an_overrun_is_made_good_by_a_dump() {
             batch.push_str(&format!("link set vetha alias round{round}\n"));
         }
         batch.push_str("link add late type bridge\n");
-        let path = std::env::temp_dir().join(format!("{}.batch", node.prefix));
-        std::fs::write(&path, batch).unwrap();
-        let file = path.to_str().unwrap();
-        ip(&["-n", &node.name("node"), "-batch", file]);
-        std::fs::remove_file(&path).unwrap();
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, batch).unwrap();
+        ip(&["-n", &node.name("node"), "-batch", file.path().to_str().unwrap()]);
         agent.until("the last change", |now| now.links.values().any(|link| link.name == "late")).await;
         assert_eq!(incarnation(&agent.snapshots.borrow()), first, "the device was there all the time");
     });
@@ -384,9 +382,9 @@ fn a_pod_that_changes_its_addresses_without_end_delays_nobody() {
         agent.until_inner("vetha", &["10.1.0.1"]).await;
 
         let change = "addr add 10.1.0.3/32 dev eth0\naddr del 10.1.0.3/32 dev eth0\n";
-        let path = std::env::temp_dir().join(format!("{}.batch", node.prefix));
-        std::fs::write(&path, change.repeat(50_000)).unwrap();
-        let (name, file) = (node.name("a"), path.to_str().unwrap());
+        let batch = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&batch, change.repeat(50_000)).unwrap();
+        let (name, file) = (node.name("a"), batch.path().to_str().unwrap());
         let mut flood = Flood(Command::new("ip").args(["-n", &name, "-batch", file]).spawn().unwrap());
         for round in 0..10 {
             node.pod("b", "vethb");
@@ -400,7 +398,6 @@ fn a_pod_that_changes_its_addresses_without_end_delays_nobody() {
         }
         assert!(flood.0.try_wait().unwrap().is_none(), "the flood lasted all the time");
         drop(flood);
-        std::fs::remove_file(&path).unwrap();
     });
 }
 
