@@ -1,0 +1,268 @@
+//! The state machine that says which veth is which pod.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use super::links::{LinkKind, Snapshot};
+use super::pods::{LocalPod, PodId, PodIndex};
+use super::report::Report;
+
+mod claims;
+mod roles;
+
+use claims::Claim;
+
+/// What the matcher is told about this node.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct Config {
+    /// The ranges that this node's pods get addresses from (`spec.podCIDRs`, or a setting); empty where no range is the
+    /// node's own, as on a node subnet, and then no veth is pending by its address.
+    pub pod_ranges: Vec<IpNet>,
+    /// The names of the only devices that are exits besides the pods' veths; `None` for all that qualify.
+    pub uplinks: Option<BTreeSet<String>>,
+}
+
+/// What a device is to the enforcement. Endpoints, pending and closed veths are exits too.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Role {
+    /// The host's end of this pod's veth.
+    Endpoint(PodId),
+    /// A veth that is surely a pod's, but it is not known (or not decided) whose.
+    Pending,
+    /// A veth that claims to be a pod which another veth already is: nothing may pass.
+    Closed {
+        /// Why, for people.
+        reason: String,
+    },
+    /// Packets may leave the node here.
+    Exit,
+    /// Nothing is attached.
+    None,
+}
+
+/// What a match rests on, strongest first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Evidence {
+    /// An earlier run of the agent matched it, and the device has not gone since.
+    Adopted,
+    /// The host's end is named as Azure CNI names it for that pod.
+    Name,
+    /// The host routes the pod's address, as a /32 or /128 without a gateway, to the device.
+    HostRoute,
+    /// The pod's address is on the other end. The pod itself can write this.
+    InnerAddress,
+}
+
+/// A veth that is an endpoint, until its link goes.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Matched {
+    /// The pod that it is.
+    pub pod: PodId,
+    /// The [`Link::incarnation`] that was matched.
+    pub incarnation: u64,
+    /// What decided.
+    pub evidence: Evidence,
+    /// The Pod object is gone (or finished) and the link is still there: the last policy stays.
+    pub pod_gone: bool,
+}
+
+/// Matches veths to pods. Inputs may come in any order and be repeated; each ends with all roles decided anew.
+///
+/// # Which evidence decides
+///
+/// 1. A match once made (or [adopted](Matcher::adopt)) stays until its link goes, whatever else is seen.
+/// 2. What the host wrote outranks what a pod can write: first the Azure CNI name of the veth, then the host's routes
+///    to the device, and only where neither names a pod the addresses found inside the namespace. A veth that the
+///    host's evidence gives to one pod never becomes another by its inner addresses, not even when that pod is taken.
+///    Routes to several pods (a veth that leads to other nodes) name no pod.
+/// 3. A pod has one veth. Among unmatched veths that claim the same pod the stronger evidence wins, then the veth on
+///    which the pod's address was the *first* address seen (the CNI sets the pod's own address before any of its
+///    containers runs), then the older one. This is the only place where the order of events decides. The others are
+///    [`Role::Closed`] and reported.
+/// 4. A veth that may be several free pods (two objects with one address while one of them ends) is that one which
+///    never had a veth; if that leaves more than one it is [`Role::Pending`] and reported.
+#[derive(Debug, Default)]
+pub struct Matcher {
+    config: Config,
+    snapshot: Arc<Snapshot>,
+    pods: PodIndex,
+    pods_known: bool,
+    adopted: BTreeMap<u32, PodId>,
+    matched: BTreeMap<u32, Matched>,
+    first_seen: BTreeMap<u32, FirstSeen>,
+    had_veth: BTreeSet<PodId>,
+    roles: BTreeMap<u32, Role>,
+    reports: Vec<Report>,
+}
+
+/// The first addresses seen inside a veth's namespace: of each family those of the first snapshot that had any.
+#[derive(Debug)]
+struct FirstSeen {
+    incarnation: u64,
+    addresses: BTreeSet<IpAddr>,
+}
+
+impl Matcher {
+    /// A matcher that knows no link and no pod yet.
+    pub fn new(config: Config) -> Self {
+        Self { config, ..Self::default() }
+    }
+
+    /// Takes a new configuration: the node's ranges may become known, or change, while the agent runs.
+    pub fn configure(&mut self, config: Config) {
+        self.config = config;
+        self.resolve();
+    }
+
+    /// Restores what an earlier run of the agent had matched, from what it pinned in the kernel. To be called before
+    /// the first [`links`](Matcher::links), and only for devices that have not gone since (a pin on a device that has
+    /// gone says so). Then a pod that swapped addresses while no agent ran is still itself. It is forgotten when the
+    /// first snapshot has no veth of that index.
+    pub fn adopt(&mut self, ifindex: u32, pod: PodId) {
+        self.adopted.insert(ifindex, pod);
+    }
+
+    /// Takes what the kernel says now.
+    pub fn links(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = snapshot;
+        self.forget_gone_links();
+        self.take_adopted();
+        self.remember_first_addresses();
+        self.resolve();
+    }
+
+    /// Takes all pods that may run on this node, in place of those known before. Until this was called once, the pods
+    /// are not completely known and no endpoint counts as [`pod_gone`](Matched::pod_gone).
+    pub fn pods(&mut self, pods: impl IntoIterator<Item = LocalPod>) {
+        self.pods = PodIndex::default();
+        for pod in pods {
+            self.pods.apply(pod);
+        }
+        self.pods_known = true;
+        self.resolve();
+    }
+
+    /// Takes one pod that is new or has changed. Begin with [`pods`](Matcher::pods): each call decides all roles anew.
+    pub fn apply_pod(&mut self, pod: LocalPod) {
+        self.pods.apply(pod);
+        self.resolve();
+    }
+
+    /// Takes the deletion (or the end) of one pod.
+    pub fn delete_pod(&mut self, pod: &PodId) {
+        self.pods.delete(pod);
+        self.resolve();
+    }
+
+    /// The endpoints of this node by the ifindex of their host veth.
+    pub fn endpoints(&self) -> &BTreeMap<u32, Matched> {
+        &self.matched
+    }
+
+    /// The role of every device by its ifindex.
+    pub fn roles(&self) -> &BTreeMap<u32, Role> {
+        &self.roles
+    }
+
+    /// The conditions that hold now, in order of ifindex.
+    pub fn reports(&self) -> &[Report] {
+        &self.reports
+    }
+
+    fn forget_gone_links(&mut self) {
+        let links = &self.snapshot.links;
+        let lives =
+            |ifindex: &u32, incarnation: u64| links.get(ifindex).is_some_and(|link| link.incarnation == incarnation);
+        self.matched.retain(|ifindex, matched| lives(ifindex, matched.incarnation));
+        self.first_seen.retain(|ifindex, seen| lives(ifindex, seen.incarnation));
+    }
+
+    fn take_adopted(&mut self) {
+        for (ifindex, pod) in std::mem::take(&mut self.adopted) {
+            let Some(link) = self.snapshot.links.get(&ifindex) else {
+                continue;
+            };
+            // The peer may have been moved by the pod: only the kind is the host's alone.
+            if link.kind == LinkKind::Veth {
+                let matched =
+                    Matched { pod, incarnation: link.incarnation, evidence: Evidence::Adopted, pod_gone: false };
+                self.matched.entry(ifindex).or_insert(matched);
+            }
+        }
+    }
+
+    fn remember_first_addresses(&mut self) {
+        for link in self.snapshot.links.values().filter(|link| link.kind == LinkKind::Veth) {
+            let seen = self
+                .first_seen
+                .entry(link.ifindex)
+                .or_insert_with(|| FirstSeen { incarnation: link.incarnation, addresses: BTreeSet::new() });
+            for v4 in [true, false] {
+                if !seen.addresses.iter().any(|address| address.is_ipv4() == v4) {
+                    seen.addresses.extend(link.pod_addresses().filter(|address| address.is_ipv4() == v4));
+                }
+            }
+        }
+    }
+
+    fn resolve(&mut self) {
+        for matched in self.matched.values_mut() {
+            matched.pod_gone = self.pods_known && !self.pods.contains(&matched.pod);
+        }
+        let claims = self.claims();
+        self.grant(&claims);
+        self.had_veth.extend(self.matched.values().map(|matched| matched.pod.clone()));
+        self.had_veth.retain(|pod| self.pods.contains(pod) || self.matched.values().any(|m| m.pod == *pod));
+        self.decide_roles(&claims);
+    }
+
+    /// The claims of all unmatched veths, the strongest first.
+    fn claims(&self) -> Vec<Claim> {
+        let unmatched = self.snapshot.links.values().filter(|link| !self.matched.contains_key(&link.ifindex));
+        let mut claims: Vec<Claim> = unmatched
+            .filter_map(|link| {
+                let first = self.first_seen.get(&link.ifindex).map(|seen| &seen.addresses);
+                Claim::of(link, &self.snapshot, &self.pods, first)
+            })
+            .collect();
+        claims.sort_by_key(Claim::rank);
+        claims
+    }
+
+    /// Gives pods to claims as long as one of them has a single free pod left. A pod that is given away may leave a
+    /// single one to a stronger claim that had two, so each gift starts again from the strongest.
+    fn grant(&mut self, claims: &[Claim]) {
+        let mut holders = self.holders();
+        loop {
+            let granted = claims.iter().find_map(|claim| {
+                if self.matched.contains_key(&claim.ifindex) {
+                    return None;
+                }
+                match self.free(claim, &holders).as_slice() {
+                    [pod] => Some((claim, (*pod).clone())),
+                    _ => None,
+                }
+            });
+            let Some((claim, pod)) = granted else { return };
+            holders.insert(pod.clone(), claim.ifindex);
+            let matched = Matched { pod, incarnation: claim.incarnation, evidence: claim.evidence, pod_gone: false };
+            self.matched.insert(claim.ifindex, matched);
+        }
+    }
+
+    fn holders(&self) -> BTreeMap<PodId, u32> {
+        self.matched.iter().map(|(ifindex, matched)| (matched.pod.clone(), *ifindex)).collect()
+    }
+
+    /// The pods of a claim that no veth is; of several those that never had a veth, if there are any.
+    fn free<'a>(&self, claim: &'a Claim, holders: &BTreeMap<PodId, u32>) -> Vec<&'a PodId> {
+        let mut free: Vec<&PodId> = claim.pods.iter().filter(|pod| !holders.contains_key(*pod)).collect();
+        if free.len() > 1 && free.iter().any(|pod| !self.had_veth.contains(*pod)) {
+            free.retain(|pod| !self.had_veth.contains(*pod));
+        }
+        free
+    }
+}

@@ -1,0 +1,100 @@
+//! What follows from the matches: the role of every device, and what people should know.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use super::super::exits::is_exit;
+use super::super::links::Link;
+use super::super::pods::{PodId, is_azure_veth_name};
+use super::super::report::Report;
+use super::claims::{Claim, is_candidate};
+use super::{Evidence, Matched, Matcher, Role};
+
+impl Matcher {
+    pub(super) fn decide_roles(&mut self, claims: &[Claim]) {
+        let holders = self.holders();
+        let claims: BTreeMap<u32, &Claim> = claims.iter().map(|claim| (claim.ifindex, claim)).collect();
+        let mut roles = BTreeMap::new();
+        let mut reports = Vec::new();
+        for link in self.snapshot.links.values() {
+            let role = match (self.matched.get(&link.ifindex), claims.get(&link.ifindex)) {
+                (Some(matched), _) => {
+                    self.report_disagreement(link, matched, &mut reports);
+                    Role::Endpoint(matched.pod.clone())
+                }
+                (None, Some(claim)) => self.unmet(link, claim, &holders, &mut reports),
+                (None, None) if self.is_pending(link) => Role::Pending,
+                (None, None) if is_exit(link, &self.snapshot, self.config.uplinks.as_ref()) => Role::Exit,
+                (None, None) => Role::None,
+            };
+            roles.insert(link.ifindex, role);
+        }
+        self.roles = roles;
+        self.reports = reports;
+    }
+
+    /// The role of a veth that claims pods and got none.
+    fn unmet(&self, link: &Link, claim: &Claim, holders: &BTreeMap<PodId, u32>, reports: &mut Vec<Report>) -> Role {
+        let free = self.free(claim, holders);
+        let taken = claim.pods.iter().find_map(|pod| holders.get(pod).map(|holder| (pod, *holder)));
+        match taken {
+            Some((pod, holder)) if free.is_empty() => {
+                let holder_name =
+                    self.snapshot.links.get(&holder).map(|holder| holder.name.clone()).unwrap_or_default();
+                let report = Report::Contested {
+                    ifindex: link.ifindex,
+                    name: link.name.clone(),
+                    pod: pod.clone(),
+                    holder,
+                    holder_name,
+                };
+                let reason = report.to_string();
+                reports.push(report);
+                Role::Closed { reason }
+            }
+            _ => {
+                let pods = free.into_iter().cloned().collect();
+                reports.push(Report::Ambiguous { ifindex: link.ifindex, name: link.name.clone(), pods });
+                Role::Pending
+            }
+        }
+    }
+
+    /// A veth that is surely a pod's though no pod is known for it: by an address out of the node's ranges, or by a
+    /// name that only Azure CNI gives.
+    fn is_pending(&self, link: &Link) -> bool {
+        if !is_candidate(link) {
+            return false;
+        }
+        let in_ranges = |address: &IpAddr| self.config.pod_ranges.iter().any(|range| range.contains(address));
+        is_azure_veth_name(&link.name)
+            || link.pod_addresses().any(|address| in_ranges(&address))
+            || self.snapshot.host_routes.get(&link.ifindex).is_some_and(|routes| routes.iter().any(in_ranges))
+    }
+
+    fn report_disagreement(&self, link: &Link, matched: &Matched, reports: &mut Vec<Report>) {
+        let (ifindex, name, pod) = (link.ifindex, link.name.clone(), matched.pod.clone());
+        let others = |address: IpAddr| {
+            // While a pod and its successor share the address, it is the pod's own.
+            let owners: Vec<&PodId> = self.pods.with_address(address).collect();
+            if owners.contains(&&matched.pod) { None } else { owners.first().map(|owner| (*owner).clone()) }
+        };
+        if matched.evidence == Evidence::Name
+            && let Some(routes) = self.snapshot.host_routes.get(&ifindex)
+            && let Some(routed) = routes.iter().find_map(|address| others(*address))
+        {
+            let (name, pod) = (name.clone(), pod.clone());
+            reports.push(Report::NameAgainstRoute { ifindex, name, pod, routed });
+        }
+        // A gone pod's address may belong to a successor already: that says nothing against the pod.
+        if matched.pod_gone {
+            return;
+        }
+        for address in link.pod_addresses() {
+            if let Some(owner) = others(address) {
+                let (name, pod) = (name.clone(), pod.clone());
+                reports.push(Report::ForeignAddress { ifindex, name, pod, address, owner });
+            }
+        }
+    }
+}
