@@ -183,41 +183,59 @@ unsafe fn expired(node: *const NodeConfig, protocol: u8, state: u16, last_seen: 
 }
 
 #[inline(always)]
-unsafe fn is_same(known: *const FlowEntry, entry: &FlowEntry) -> bool {
-    // SAFETY: the caller's pointer is a table's.
+unsafe fn is_same(known: *const FlowEntry, flow: *const FlowEntry) -> bool {
+    // SAFETY: the caller's pointers are a table's and the working memory's.
     unsafe {
-        read(&raw const (*known).key.ports) == entry.key.ports
-            && read(&raw const (*known).key.peer.words[1]) == entry.key.peer.words[1]
-            && read(&raw const (*known).key.local.words[1]) == entry.key.local.words[1]
-            && read(&raw const (*known).key.peer.words[0]) == entry.key.peer.words[0]
-            && read(&raw const (*known).key.local.words[0]) == entry.key.local.words[0]
-            && read(&raw const (*known).incarnation) == entry.incarnation
+        read(&raw const (*known).key.ports) == (*flow).key.ports
+            && read(&raw const (*known).key.peer.words[1]) == (*flow).key.peer.words[1]
+            && read(&raw const (*known).key.local.words[1]) == (*flow).key.local.words[1]
+            && read(&raw const (*known).key.peer.words[0]) == (*flow).key.peer.words[0]
+            && read(&raw const (*known).key.local.words[0]) == (*flow).key.local.words[0]
+            && read(&raw const (*known).incarnation) == (*flow).incarnation
     }
 }
 
-/// Finds the live flow in a bucket that has the entry's key and incarnation, notes that it was seen now, and fills in the
-/// rest of the entry. Returns whether there is one; if not, the rest is zero.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn find<T: Tables>(t: T, bucket: *mut FlowBucket, hash: u64, entry: &mut FlowEntry) -> bool {
-    let Some(node) = t.node() else { return false };
-    let tag = tag_of(hash);
-    let now = t.now();
-    if t.locked_reads() {
-        return find_locked(t, bucket, tag, entry, node, now);
-    }
-    // SAFETY: every pointer is a table's, every index below its length.
+/// Whose table of flows: an endpoint's slot, or the node-wide table of what exits have allowed.
+pub const CONFIRMED: u32 = u32::MAX;
+
+#[inline(always)]
+fn bucket_of<T: Tables>(t: T, owner: u32, hash: u64) -> Option<*mut FlowBucket> {
+    if owner == CONFIRMED { t.confirmed(hash as u32) } else { t.flows(owner, hash as u32) }
+}
+
+#[inline(always)]
+fn hash_of<T: Tables>(t: T, flow: *const FlowEntry) -> u64 {
+    // SAFETY: the working memory's flow.
+    unsafe { (*flow).key.hash(crate::classify::seed(t)) }
+}
+
+/// Finds the live flow that has the key and incarnation of the working memory's flow `which`, notes that it was seen now,
+/// and fills in the rest. Returns whether there is one; if not, the rest is zero.
+#[inline(always)]
+pub fn find<T: Tables>(t: T, which: u32, owner: u32) -> bool {
+    let (Some(node), Some(work)) = (t.node(), t.work()) else { return false };
+    // SAFETY: every pointer is a table's or the working memory's, every index below its length.
     unsafe {
+        let flow = &raw mut (*work).flows[which as usize & 1];
+        clear(flow);
+        let hash = hash_of(t, flow);
+        let Some(bucket) = bucket_of(t, owner, hash) else { return false };
+        let tag = tag_of(hash);
+        let now = t.now();
+        if t.locked_reads() {
+            return find_locked(t, bucket, tag, flow, node, now);
+        }
         let before = read(&raw const (*bucket).sequence);
         let mut way = 0;
         while way < FLOW_WAYS {
             let known = &raw mut (*bucket).entries[way];
-            if read(&raw const (*bucket).tags[way]) == tag && is_same(known, entry) {
-                let last_seen = copy(known, entry);
+            if read(&raw const (*bucket).tags[way]) == tag && is_same(known, flow) {
+                let last_seen = copy(known, flow);
                 if before & 1 != 0 || read(&raw const (*bucket).sequence) != before {
-                    return find_locked(t, bucket, tag, entry, node, now);
+                    return find_locked(t, bucket, tag, flow, node, now);
                 }
-                if expired(node, entry.key.protocol(), entry.state, last_seen, now) {
-                    clear(entry);
+                if expired(node, (*flow).key.protocol(), (*flow).state, last_seen, now) {
+                    clear(flow);
                     return false;
                 }
                 if last_seen != now {
@@ -229,40 +247,43 @@ pub(crate) fn find<T: Tables>(t: T, bucket: *mut FlowBucket, hash: u64, entry: &
         }
         // A miss while a writer was at work may be a hit.
         if before & 1 != 0 || read(&raw const (*bucket).sequence) != before {
-            return find_locked(t, bucket, tag, entry, node, now);
+            return find_locked(t, bucket, tag, flow, node, now);
         }
     }
     false
 }
 
 #[inline(always)]
-unsafe fn copy(known: *const FlowEntry, entry: &mut FlowEntry) -> u32 {
-    // SAFETY: the caller's pointer is a table's.
+unsafe fn copy(known: *const FlowEntry, flow: *mut FlowEntry) -> u32 {
+    // SAFETY: the caller's pointers are a table's and the working memory's.
     unsafe {
-        entry.revision = read(&raw const (*known).revision);
-        entry.rule = read(&raw const (*known).rule);
-        entry.peer_incarnation = read(&raw const (*known).peer_incarnation);
-        entry.provenance = read(&raw const (*known).provenance);
-        entry.state = read(&raw const (*known).state);
+        (*flow).revision = read(&raw const (*known).revision);
+        (*flow).rule = read(&raw const (*known).rule);
+        (*flow).peer_incarnation = read(&raw const (*known).peer_incarnation);
+        (*flow).provenance = read(&raw const (*known).provenance);
+        (*flow).state = read(&raw const (*known).state);
         read(&raw const (*known).last_seen)
     }
 }
 
 #[inline(always)]
-fn clear(entry: &mut FlowEntry) {
-    entry.revision = 0;
-    entry.rule = 0;
-    entry.peer_incarnation = 0;
-    entry.provenance = 0;
-    entry.state = 0;
+unsafe fn clear(flow: *mut FlowEntry) {
+    // SAFETY: the working memory's flow.
+    unsafe {
+        (*flow).revision = 0;
+        (*flow).rule = 0;
+        (*flow).peer_incarnation = 0;
+        (*flow).provenance = 0;
+        (*flow).state = 0;
+    }
 }
 
-#[cfg_attr(target_arch = "bpf", inline(never))]
-fn find_locked<T: Tables>(
+#[inline(always)]
+unsafe fn find_locked<T: Tables>(
     t: T,
     bucket: *mut FlowBucket,
     tag: u16,
-    entry: &mut FlowEntry,
+    flow: *mut FlowEntry,
     node: *const NodeConfig,
     now: u32,
 ) -> bool {
@@ -270,12 +291,12 @@ fn find_locked<T: Tables>(
     t.lock(bucket);
     let mut way = 0;
     while way < FLOW_WAYS {
-        // SAFETY: every pointer is a table's, every index below its length.
+        // SAFETY: every pointer is a table's or the working memory's, every index below its length.
         unsafe {
             let known = &raw mut (*bucket).entries[way];
-            if read(&raw const (*bucket).tags[way]) == tag && is_same(known, entry) {
-                let last_seen = copy(known, entry);
-                if !expired(node, entry.key.protocol(), entry.state, last_seen, now) {
+            if read(&raw const (*bucket).tags[way]) == tag && is_same(known, flow) {
+                let last_seen = copy(known, flow);
+                if !expired(node, (*flow).key.protocol(), (*flow).state, last_seen, now) {
                     (&raw mut (*known).last_seen).write_volatile(now);
                     hit = true;
                 }
@@ -286,15 +307,21 @@ fn find_locked<T: Tables>(
     }
     t.unlock(bucket);
     if !hit {
-        clear(entry);
+        // SAFETY: the working memory's.
+        unsafe { clear(flow) };
     }
     hit
 }
 
-/// Writes a flow: in place of itself, of a free or expired way, of the oldest that was never answered, or of the oldest.
-#[cfg_attr(target_arch = "bpf", inline(never))]
-pub(crate) fn store<T: Tables>(t: T, bucket: *mut FlowBucket, hash: u64, entry: &FlowEntry) -> u32 {
-    let Some(node) = t.node() else { return 0 };
+/// Writes the working memory's flow `which`: in place of itself, of a free or expired way, of the oldest that was never
+/// answered, or of the oldest.
+#[inline(always)]
+pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
+    let (Some(node), Some(work)) = (t.node(), t.work()) else { return };
+    // SAFETY: the working memory's.
+    let flow = unsafe { &raw mut (*work).flows[which as usize & 1] };
+    let hash = hash_of(t, flow);
+    let Some(bucket) = bucket_of(t, owner, hash) else { return };
     let tag = tag_of(hash);
     let now = t.now();
     let mut victim = FLOW_WAYS;
@@ -308,7 +335,7 @@ pub(crate) fn store<T: Tables>(t: T, bucket: *mut FlowBucket, hash: u64, entry: 
         unsafe {
             let known = &raw mut (*bucket).entries[way];
             let known_tag = read(&raw const (*bucket).tags[way]);
-            if known_tag == tag && is_same(known, entry) {
+            if known_tag == tag && is_same(known, flow) {
                 victim = way;
                 rank = 0;
                 break;
@@ -341,7 +368,7 @@ pub(crate) fn store<T: Tables>(t: T, bucket: *mut FlowBucket, hash: u64, entry: 
             let sequence = read(&raw const (*bucket).sequence);
             (&raw mut (*bucket).sequence).write_volatile(sequence.wrapping_add(1));
             (&raw mut (*bucket).tags[victim]).write_volatile(tag);
-            write(&raw mut (*bucket).entries[victim], entry, now);
+            write(&raw mut (*bucket).entries[victim], flow, now);
             (&raw mut (*bucket).sequence).write_volatile(sequence.wrapping_add(2));
         }
     }
@@ -349,26 +376,25 @@ pub(crate) fn store<T: Tables>(t: T, bucket: *mut FlowBucket, hash: u64, entry: 
     if rank >= 2 {
         t.note(Event::FlowEvicted);
     }
-    0
 }
 
 #[inline(always)]
-unsafe fn write(place: *mut FlowEntry, entry: &FlowEntry, now: u32) {
+unsafe fn write(place: *mut FlowEntry, flow: *const FlowEntry, now: u32) {
     // SAFETY: the caller holds the lock of the bucket that the place is in. Written field by field: a copy of the whole
     // may become a call, which the verifier forbids under a lock.
     unsafe {
-        (&raw mut (*place).key.peer.words[0]).write_volatile(entry.key.peer.words[0]);
-        (&raw mut (*place).key.peer.words[1]).write_volatile(entry.key.peer.words[1]);
-        (&raw mut (*place).key.local.words[0]).write_volatile(entry.key.local.words[0]);
-        (&raw mut (*place).key.local.words[1]).write_volatile(entry.key.local.words[1]);
-        (&raw mut (*place).key.ports).write_volatile(entry.key.ports);
-        (&raw mut (*place).incarnation).write_volatile(entry.incarnation);
+        (&raw mut (*place).key.peer.words[0]).write_volatile((*flow).key.peer.words[0]);
+        (&raw mut (*place).key.peer.words[1]).write_volatile((*flow).key.peer.words[1]);
+        (&raw mut (*place).key.local.words[0]).write_volatile((*flow).key.local.words[0]);
+        (&raw mut (*place).key.local.words[1]).write_volatile((*flow).key.local.words[1]);
+        (&raw mut (*place).key.ports).write_volatile((*flow).key.ports);
+        (&raw mut (*place).incarnation).write_volatile((*flow).incarnation);
         (&raw mut (*place).last_seen).write_volatile(now);
-        (&raw mut (*place).revision).write_volatile(entry.revision);
-        (&raw mut (*place).rule).write_volatile(entry.rule);
-        (&raw mut (*place).peer_incarnation).write_volatile(entry.peer_incarnation);
-        (&raw mut (*place).provenance).write_volatile(entry.provenance);
-        (&raw mut (*place).state).write_volatile(entry.state);
+        (&raw mut (*place).revision).write_volatile((*flow).revision);
+        (&raw mut (*place).rule).write_volatile((*flow).rule);
+        (&raw mut (*place).peer_incarnation).write_volatile((*flow).peer_incarnation);
+        (&raw mut (*place).provenance).write_volatile((*flow).provenance);
+        (&raw mut (*place).state).write_volatile((*flow).state);
     }
 }
 

@@ -8,11 +8,13 @@
 pub mod address;
 pub mod classify;
 pub mod decide;
+pub mod exit;
 pub mod flow;
 pub mod layout;
 pub mod packet;
 pub mod stamp;
 pub mod tables;
+pub mod verdict;
 
 pub use address::Address;
 pub use stamp::Stamp;

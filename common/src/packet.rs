@@ -28,59 +28,116 @@ impl Frame for &[u8] {
     }
 }
 
-/// What a packet is, as far as its treatment differs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Shape {
-    /// IP with headers that policy can judge.
-    Ip,
-    /// ARP; `source` is the sender's address.
-    Arp,
-    /// Neighbour solicitation (`source` is the packet's source), advertisement (`source` is the target), or MLD.
-    Discovery,
-    /// A router advertisement or redirect.
-    Router,
-    /// Not judgeable, for this reason.
-    Bad(Drop),
+/// A packet as a decision sees it: something whose headers can be read.
+pub trait Readable {
+    /// Reads the headers into `headers`; see [`Headers::parse`]. The programs make it a function of its own.
+    ///
+    /// # Safety
+    /// `headers` is valid and nobody else's for the call.
+    unsafe fn read_headers(&self, headers: *mut Headers, link: usize) -> Shape;
 }
 
-/// Why a packet is dropped, when no rule says so.
+impl<F: Frame> Readable for F {
+    #[inline(always)]
+    unsafe fn read_headers(&self, headers: *mut Headers, link: usize) -> Shape {
+        // SAFETY: the caller's.
+        unsafe { (*headers).parse(self, link) }
+    }
+}
+
+/// What a packet is, as far as its treatment differs: one of the constants, or the reason why it cannot be judged.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-#[repr(u32)]
-pub enum Drop {
+pub struct Shape(pub u32);
+
+impl Shape {
+    /// IP with headers that policy can judge.
+    pub const IP: Self = Self(0);
+    /// ARP; `source` is the sender's address.
+    pub const ARP: Self = Self(100);
+    /// Neighbour solicitation (`source` is the packet's source), advertisement (`source` is the target), or MLD.
+    pub const DISCOVERY: Self = Self(101);
+    /// A router advertisement or redirect.
+    pub const ROUTER: Self = Self(102);
+
+    /// Not judgeable, for this reason.
+    #[inline(always)]
+    const fn bad(why: Drop) -> Self {
+        Self(why.0)
+    }
+
+    /// Whether no IP policy is asked, though nothing is wrong: ARP, discovery, router messages.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_link_local(self) -> bool {
+        self.0 >= Self::ARP.0
+    }
+
+    /// Why it cannot be judged.
+    #[inline(always)]
+    #[must_use]
+    pub const fn why(self) -> Drop {
+        Drop(self.0)
+    }
+}
+
+/// Why a packet is dropped. Numbers are the keys of the drop counters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Drop(pub u32);
+
+impl Drop {
     /// A rule says so, or isolation.
-    Policy = 1,
+    pub const POLICY: Self = Self(1);
     /// The device is no endpoint, though the program runs on it.
-    UnknownEndpoint = 2,
+    pub const UNKNOWN_ENDPOINT: Self = Self(2);
     /// Headers that are cut off or contradict themselves.
-    Malformed = 3,
+    pub const MALFORMED: Self = Self(3);
     /// VLAN-tagged, or neither IP nor ARP.
-    Ethertype = 4,
+    pub const ETHERTYPE: Self = Self(4);
     /// A source address that is not the pod's.
-    Source = 5,
+    pub const SOURCE: Self = Self(5);
     /// A unicast destination that is not the pod's.
-    Destination = 6,
+    pub const DESTINATION: Self = Self(6);
     /// A fragment without the transport header.
-    Fragment = 7,
+    pub const FRAGMENT: Self = Self(7);
     /// IPv6 extension headers that are not followed.
-    Extension = 8,
+    pub const EXTENSION: Self = Self(8);
     /// An encapsulation that would be unwrapped behind the hooks.
-    Tunnel = 9,
+    pub const TUNNEL: Self = Self(9);
     /// ARP or neighbour discovery in another's name.
-    Discovery = 10,
+    pub const DISCOVERY: Self = Self(10);
     /// A router advertisement or redirect from a pod.
-    Router = 11,
+    pub const ROUTER: Self = Self(11);
     /// A stamp that names an endpoint which is gone.
-    Stamp = 12,
+    pub const STAMP: Self = Self(12);
     /// A packet that came up a bridge above pods without a stamp.
-    Unattributed = 13,
+    pub const UNATTRIBUTED: Self = Self(13);
     /// A reply of a flow that no exit has allowed.
-    Unconfirmed = 14,
+    pub const UNCONFIRMED: Self = Self(14);
+
+    /// Every reason, with its name in metrics.
+    pub const ALL: [(Self, &'static str); 14] = [
+        (Self::POLICY, "policy"),
+        (Self::UNKNOWN_ENDPOINT, "unknown_endpoint"),
+        (Self::MALFORMED, "malformed"),
+        (Self::ETHERTYPE, "ethertype"),
+        (Self::SOURCE, "source_address"),
+        (Self::DESTINATION, "destination_address"),
+        (Self::FRAGMENT, "fragment"),
+        (Self::EXTENSION, "extension_header"),
+        (Self::TUNNEL, "tunnel"),
+        (Self::DISCOVERY, "discovery"),
+        (Self::ROUTER, "router_message"),
+        (Self::STAMP, "stale_stamp"),
+        (Self::UNATTRIBUTED, "unattributed"),
+        (Self::UNCONFIRMED, "unconfirmed_reply"),
+    ];
 }
 
 /// How many drop reasons there are room for; events of [`crate::tables::Event`] follow.
 pub const REASONS: u32 = 64;
 
 /// A packet's headers.
+#[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Headers {
     /// The source.
@@ -159,67 +216,68 @@ impl Headers {
     /// packets are told apart by their version.
     #[inline(always)]
     pub fn parse<F: Frame>(&mut self, frame: &F, link: usize) -> Shape {
+        *self = Self::default();
         let ethertype = if link == 0 {
             // A whole word: of a check for one byte at offset 0 the compiler makes a comparison that tells verifiers
             // nothing (kernel/bpf/verifier.c, find_good_pkt_pointers).
             match frame.load::<[u32; 1]>(0) {
                 Some([first]) if u32::from_be(first) >> 28 == 4 => ETHERTYPE_IPV4,
                 Some([first]) if u32::from_be(first) >> 28 == 6 => ETHERTYPE_IPV6,
-                _ => return Shape::Bad(Drop::Malformed),
+                _ => return Shape::bad(Drop::MALFORMED),
             }
         } else {
             match frame.load::<[u16; 1]>(link - 2) {
                 Some([raw]) => u16::from_be(raw),
-                None => return Shape::Bad(Drop::Malformed),
+                None => return Shape::bad(Drop::MALFORMED),
             }
         };
         match ethertype {
             ETHERTYPE_IPV4 => self.parse_v4(frame, link),
             ETHERTYPE_IPV6 => self.parse_v6(frame, link),
             ETHERTYPE_ARP => self.parse_arp(frame, link),
-            _ => Shape::Bad(Drop::Ethertype),
+            _ => Shape::bad(Drop::ETHERTYPE),
         }
     }
 
     #[inline(always)]
     fn parse_arp<F: Frame>(&mut self, frame: &F, link: usize) -> Shape {
         // Hardware type, protocol type, lengths, operation, sender MAC and address.
-        let Some(arp) = frame.load::<[u16; 9]>(link) else { return Shape::Bad(Drop::Malformed) };
+        let Some(arp) = frame.load::<[u16; 9]>(link) else { return Shape::bad(Drop::MALFORMED) };
         if u16::from_be(arp[0]) != 1 || u16::from_be(arp[1]) != ETHERTYPE_IPV4 || u16::from_be(arp[2]) != 0x0604 {
-            return Shape::Bad(Drop::Malformed);
+            return Shape::bad(Drop::MALFORMED);
         }
         let [a, b] = arp[7].to_ne_bytes();
         let [c, d] = arp[8].to_ne_bytes();
         self.source = Address::v4(u32::from_ne_bytes([a, b, c, d]));
         self.v4 = true;
-        Shape::Arp
+        Shape::ARP
     }
 
     #[inline(always)]
     fn parse_v4<F: Frame>(&mut self, frame: &F, link: usize) -> Shape {
-        let Some(header) = frame.load::<[u32; 5]>(link) else { return Shape::Bad(Drop::Malformed) };
+        let Some(header) = frame.load::<[u32; 5]>(link) else { return Shape::bad(Drop::MALFORMED) };
         let first = u32::from_be(header[0]);
         let length = ((first >> 24 & 0xf) << 2) as usize;
         let total = (first & 0xffff) as usize;
         if first >> 28 != 4 || length < 20 || total < length {
-            return Shape::Bad(Drop::Malformed);
+            return Shape::bad(Drop::MALFORMED);
         }
         self.v4 = true;
         self.source = Address::v4(header[3]);
         self.destination = Address::v4(header[4]);
         self.protocol = (u32::from_be(header[2]) >> 16) as u8;
         if u32::from_be(header[1]) & 0x1fff != 0 {
-            return Shape::Bad(Drop::Fragment);
+            return Shape::bad(Drop::FRAGMENT);
         }
         self.parse_transport(frame, link + length, total - length)
     }
 
     #[inline(always)]
     fn parse_v6<F: Frame>(&mut self, frame: &F, link: usize) -> Shape {
-        let Some(header) = frame.load::<[u32; 10]>(link) else { return Shape::Bad(Drop::Malformed) };
+        let Some(header) = frame.load::<[u32; 10]>(link) else { return Shape::bad(Drop::MALFORMED) };
         let second = u32::from_be(header[1]);
         if u32::from_be(header[0]) >> 28 != 6 {
-            return Shape::Bad(Drop::Malformed);
+            return Shape::bad(Drop::MALFORMED);
         }
         self.v4 = false;
         self.source = Address::v6([header[2], header[3], header[4], header[5]]);
@@ -229,8 +287,8 @@ impl Headers {
         match self.protocol {
             // Hop-by-hop options carry MLD's router alert (RFC 3810 section 5), so that one is followed.
             0 => self.parse_hop_by_hop(frame, link + 40, payload),
-            44 => Shape::Bad(Drop::Fragment),
-            43 | 50 | 51 | 59 | 60 | 135 | 139 | 140 | 253 | 254 => Shape::Bad(Drop::Extension),
+            44 => Shape::bad(Drop::FRAGMENT),
+            43 | 50 | 51 | 59 | 60 | 135 | 139 | 140 | 253 | 254 => Shape::bad(Drop::EXTENSION),
             _ => self.parse_transport(frame, link + 40, payload),
         }
     }
@@ -238,9 +296,9 @@ impl Headers {
     /// A hop-by-hop header of eight bytes with ICMPv6 behind it; anything else is not followed.
     #[inline(always)]
     fn parse_hop_by_hop<F: Frame>(&mut self, frame: &F, offset: usize, payload: usize) -> Shape {
-        let Some([next, length]) = frame.load::<[u8; 2]>(offset) else { return Shape::Bad(Drop::Malformed) };
+        let Some([next, length]) = frame.load::<[u8; 2]>(offset) else { return Shape::bad(Drop::MALFORMED) };
         if next != protocol::ICMPV6 || length != 0 || payload < 8 {
-            return Shape::Bad(Drop::Extension);
+            return Shape::bad(Drop::EXTENSION);
         }
         self.protocol = next;
         self.parse_transport(frame, offset + 8, payload - 8)
@@ -251,35 +309,35 @@ impl Headers {
         match self.protocol {
             protocol::TCP => {
                 // Ports, sequence, acknowledgement, then offset and flags.
-                let Some(header) = frame.load::<[u32; 4]>(offset) else { return Shape::Bad(Drop::Malformed) };
+                let Some(header) = frame.load::<[u32; 4]>(offset) else { return Shape::bad(Drop::MALFORMED) };
                 if length < 20 {
-                    return Shape::Bad(Drop::Malformed);
+                    return Shape::bad(Drop::MALFORMED);
                 }
                 self.ports(header[0]);
                 self.tcp_flags = (u32::from_be(header[3]) >> 16) as u8;
                 self.opens = self.tcp_flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
-                Shape::Ip
+                Shape::IP
             }
             protocol::SCTP => {
                 // Ports, verification tag, checksum, then the first chunk's type.
-                let Some(header) = frame.load::<[u32; 4]>(offset) else { return Shape::Bad(Drop::Malformed) };
+                let Some(header) = frame.load::<[u32; 4]>(offset) else { return Shape::bad(Drop::MALFORMED) };
                 if length < 16 {
-                    return Shape::Bad(Drop::Malformed);
+                    return Shape::bad(Drop::MALFORMED);
                 }
                 self.ports(header[0]);
                 self.opens = u32::from_be(header[3]) >> 24 == SCTP_INIT;
-                Shape::Ip
+                Shape::IP
             }
             protocol::UDP => {
-                let Some([ports]) = frame.load::<[u32; 1]>(offset) else { return Shape::Bad(Drop::Malformed) };
+                let Some([ports]) = frame.load::<[u32; 1]>(offset) else { return Shape::bad(Drop::MALFORMED) };
                 if length < 8 {
-                    return Shape::Bad(Drop::Malformed);
+                    return Shape::bad(Drop::MALFORMED);
                 }
                 self.ports(ports);
-                Shape::Ip
+                Shape::IP
             }
             protocol::ICMP | protocol::ICMPV6 => self.parse_icmp(frame, offset, length),
-            _ => Shape::Ip,
+            _ => Shape::IP,
         }
     }
 
@@ -293,9 +351,9 @@ impl Headers {
 
     #[inline(always)]
     fn parse_icmp<F: Frame>(&mut self, frame: &F, offset: usize, length: usize) -> Shape {
-        let Some([first, second]) = frame.load::<[u32; 2]>(offset) else { return Shape::Bad(Drop::Malformed) };
+        let Some([first, second]) = frame.load::<[u32; 2]>(offset) else { return Shape::bad(Drop::MALFORMED) };
         if length < 8 || (self.protocol == protocol::ICMP) != self.v4 {
-            return Shape::Bad(Drop::Malformed);
+            return Shape::bad(Drop::MALFORMED);
         }
         let kind = u32::from_be(first) >> 24;
         self.policy_port = (u32::from_be(first) >> 16) as u16;
@@ -304,26 +362,26 @@ impl Headers {
                 self.echo(second);
                 self.opens = kind == 8;
             }
-            return Shape::Ip;
+            return Shape::IP;
         }
         match kind {
             128 | 129 => {
                 self.echo(second);
                 self.opens = kind == 128;
-                Shape::Ip
+                Shape::IP
             }
             // RFC 4861: router advertisement, redirect.
-            134 | 137 => Shape::Router,
+            134 | 137 => Shape::ROUTER,
             // Router solicitation, neighbour solicitation; MLD (RFC 2710, RFC 3810).
-            130..=133 | 135 | 143 => Shape::Discovery,
+            130..=133 | 135 | 143 => Shape::DISCOVERY,
             136 => match frame.load::<[u32; 4]>(offset + 8) {
                 Some(target) => {
                     self.source = Address::v6(target);
-                    Shape::Discovery
+                    Shape::DISCOVERY
                 }
-                None => Shape::Bad(Drop::Malformed),
+                None => Shape::bad(Drop::MALFORMED),
             },
-            _ => Shape::Ip,
+            _ => Shape::IP,
         }
     }
 

@@ -1,8 +1,10 @@
 //! What `decide` asks of the tables: BPF maps in the kernel, ordinary memory in tests.
 
 use crate::address::Address;
-use crate::flow::FlowBucket;
-use crate::layout::{EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, WideBucket};
+use crate::flow::{FlowBucket, FlowEntry};
+use crate::layout::{EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, VerdictWord, WideBucket};
+use crate::packet::{Drop, Headers};
+use crate::verdict::Asked;
 
 /// The tables and the few services of the kernel that a decision needs. Passed by value: in the programs it is a
 /// zero-sized name for the maps.
@@ -10,6 +12,9 @@ use crate::layout::{EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, Wide
 /// Pointers are valid for the whole decision; what they point to may change at any moment, so it is read by
 /// [`read`], never by reference.
 pub trait Tables: Copy {
+    /// Memory for one decision, this CPU's own: not the stack, of which programs have 512 bytes, and opaque to the
+    /// verifier, which would otherwise follow each shape of packet through everything.
+    fn work(self) -> Option<*mut Work>;
     /// What holds for the whole node.
     fn node(self) -> Option<*const NodeConfig>;
     /// A bucket of the interface table.
@@ -28,6 +33,36 @@ pub trait Tables: Copy {
     #[inline(always)]
     fn wide_row(self, seed: u64, address: &Address, third: u64) -> u64 {
         crate::classify::wide_row(self, seed, address.words[0], address.words[1], third)
+    }
+    /// [`crate::flow::find`]; likewise.
+    #[inline(always)]
+    fn find_flow(self, which: u32, owner: u32) -> bool {
+        crate::flow::find(self, which, owner)
+    }
+    /// [`crate::flow::store`]; likewise.
+    #[inline(always)]
+    fn store_flow(self, which: u32, owner: u32) {
+        crate::flow::store(self, which, owner);
+    }
+    /// [`crate::verdict::egress`]; likewise.
+    #[inline(always)]
+    fn egress(self, slot: u32, to: Address, asked: Asked) -> VerdictWord {
+        crate::verdict::egress(self, slot, to, asked)
+    }
+    /// [`crate::verdict::ingress`]; likewise.
+    #[inline(always)]
+    fn ingress(self, slot: u32, from: Address, asked: Asked) -> VerdictWord {
+        crate::verdict::ingress(self, slot, from, asked)
+    }
+    /// [`crate::exit::judge`]; likewise.
+    #[inline(always)]
+    fn judge_exit(self, sender: u32, deferred: bool, length: u32) -> Drop {
+        crate::exit::judge(self, sender, deferred, length)
+    }
+    /// [`crate::exit::confirms`]; likewise.
+    #[inline(always)]
+    fn exit_confirms(self) -> bool {
+        crate::exit::confirms(self)
     }
     /// A bucket of the narrow table; the table masks the number.
     fn narrow(self, bucket: u32) -> Option<*const NarrowBucket>;
@@ -53,6 +88,16 @@ pub trait Tables: Copy {
     fn count(self, rule: u32, bytes: u32);
     /// Counts something that is no rule's.
     fn note(self, event: Event);
+}
+
+/// The working memory of one decision.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Work {
+    /// The packet's headers.
+    pub headers: Headers,
+    /// The judged endpoint's flow, and another's: the deferred sender's, or what an exit has allowed.
+    pub flows: [FlowEntry; 2],
 }
 
 /// What is counted beside rules.

@@ -6,14 +6,12 @@ use aya_ebpf::programs::TcContext;
 use portcullis_common::decide;
 
 use crate::maps::{Maps, count_drop};
-use crate::skb::{Bytes, packet, write_stamp};
+use crate::skb::{ETHERNET, Skb, packet, write_stamp};
 
 /// TCX_NEXT and TC_ACT_UNSPEC.
 const NEXT: i32 = -1;
 /// TCX_DROP and TC_ACT_SHOT.
 const DROP: i32 = 2;
-/// The length of an Ethernet header.
-const ETHERNET: usize = 14;
 
 macro_rules! judge {
     ($context:expr, $link:expr, $decide:path) => {{
@@ -21,8 +19,7 @@ macro_rules! judge {
         // SAFETY: the program's context.
         unsafe {
             let mut packet = packet(skb, $link);
-            let bytes = Bytes::of(skb);
-            let outcome = $decide(Maps, &mut packet, &bytes);
+            let outcome = $decide(Maps, &mut packet, &Skb(skb));
             match outcome {
                 Ok(()) => {
                     write_stamp(skb, packet.stamp);

@@ -5,19 +5,22 @@ use aya_ebpf::btf_maps;
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_spin_lock, bpf_spin_unlock};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key};
-use portcullis_common::classify;
-use portcullis_common::flow::FlowBucket;
+use portcullis_common::flow::{self, FlowBucket};
 use portcullis_common::layout::{
     BANKS, CHUNK, CHUNKS, Counter, EndpointRow, INTERFACE_BUCKETS, InterfaceBucket, NarrowBucket, NodeConfig,
-    PortChunk, RangeKey, WideBucket,
+    PortChunk, RangeKey, VerdictWord, WideBucket,
 };
 use portcullis_common::packet::{Drop, REASONS};
-use portcullis_common::tables::{Event, Tables};
+use portcullis_common::tables::{Event, Tables, Work};
+use portcullis_common::verdict::{self, Asked};
 use portcullis_common::{Address, stamp};
+use portcullis_common::{classify, exit};
 
 /// User space writes these arrays through memory that it maps, one aligned word at a time.
 const MMAPABLE: u32 = 1 << 10;
 
+#[map]
+static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static NODE: Array<NodeConfig> = Array::with_max_entries(1, MMAPABLE);
 #[map]
@@ -96,7 +99,7 @@ macro_rules! constant {
 /// Counts a drop.
 #[inline(always)]
 pub(crate) fn count_drop(reason: Drop, bytes: u32) {
-    bump(&DROPS, reason as u32, bytes);
+    bump(&DROPS, reason.0, bytes);
 }
 
 #[inline(always)]
@@ -116,6 +119,34 @@ fn bump(counters: &PerCpuArray<Counter>, index: u32, bytes: u32) {
 pub(crate) struct Maps;
 
 impl Tables for Maps {
+    #[inline(always)]
+    fn work(self) -> Option<*mut Work> {
+        WORK.get_ptr_mut(0)
+    }
+    #[inline(always)]
+    fn find_flow(self, which: u32, owner: u32) -> bool {
+        find_flow(which, owner) != 0
+    }
+    #[inline(always)]
+    fn store_flow(self, which: u32, owner: u32) {
+        store_flow(which, owner);
+    }
+    #[inline(always)]
+    fn egress(self, slot: u32, to: Address, asked: Asked) -> VerdictWord {
+        VerdictWord(egress(slot, to.words[0], to.words[1], asked.0))
+    }
+    #[inline(always)]
+    fn ingress(self, slot: u32, from: Address, asked: Asked) -> VerdictWord {
+        VerdictWord(ingress(slot, from.words[0], from.words[1], asked.0))
+    }
+    #[inline(always)]
+    fn judge_exit(self, sender: u32, deferred: bool, length: u32) -> Drop {
+        Drop(judge_exit(sender, deferred.into(), length))
+    }
+    #[inline(always)]
+    fn exit_confirms(self) -> bool {
+        exit_confirms() != 0
+    }
     #[inline(always)]
     fn node(self) -> Option<*const NodeConfig> {
         NODE.get_ptr(0)
@@ -212,4 +243,47 @@ pub(crate) extern "C" fn narrow_row(seed: u64, key: u64) -> u64 {
 #[inline(never)]
 pub(crate) extern "C" fn wide_row(seed: u64, first: u64, second: u64, third: u64) -> u64 {
     classify::wide_row(Maps, seed, first, second, third)
+}
+
+/// See [`narrow_row`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn find_flow(which: u32, owner: u32) -> u32 {
+    flow::find(Maps, which, owner).into()
+}
+
+/// See [`narrow_row`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn store_flow(which: u32, owner: u32) -> u32 {
+    flow::store(Maps, which, owner);
+    0
+}
+
+/// See [`narrow_row`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn egress(slot: u32, first: u64, second: u64, asked: u64) -> u64 {
+    verdict::egress(Maps, slot, Address { words: [first, second] }, Asked(asked)).0
+}
+
+/// See [`narrow_row`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn ingress(slot: u32, first: u64, second: u64, asked: u64) -> u64 {
+    verdict::ingress(Maps, slot, Address { words: [first, second] }, Asked(asked)).0
+}
+
+/// See [`narrow_row`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn judge_exit(sender: u32, deferred: u32, length: u32) -> u32 {
+    exit::judge(Maps, sender, deferred != 0, length).0
+}
+
+/// See [`narrow_row`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn exit_confirms() -> u32 {
+    exit::confirms(Maps).into()
 }

@@ -6,10 +6,13 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::bpf_skb_pull_data;
 use portcullis_common::Stamp;
 use portcullis_common::decide::Packet;
-use portcullis_common::packet::{Frame, Plain};
+use portcullis_common::packet::{Drop, Frame, Headers, Plain, Readable, Shape};
+use portcullis_common::tables::Tables;
 
-use crate::maps::constants;
+use crate::maps::{Maps, constants};
 
+/// The length of an Ethernet header.
+pub(crate) const ETHERNET: usize = 14;
 /// The stamp is `skb->tc_index`.
 pub(crate) const STAMP_IN_TC_INDEX: u32 = 0;
 /// Bytes that must be readable: link header, the longest IPv4 header or IPv6 with one extension, and TCP's.
@@ -126,5 +129,29 @@ impl Frame for Bytes {
         // SAFETY: within the packet. The address may be unaligned, which the machines that the kernel verifies this for
         // allow; the compiler must not assume otherwise than by T, and emits loads of T's words.
         Some(unsafe { (start as *const T).read() })
+    }
+}
+
+/// A packet by its context.
+pub(crate) struct Skb(pub(crate) *mut __sk_buff);
+
+impl Readable for Skb {
+    #[inline(always)]
+    unsafe fn read_headers(&self, _headers: *mut Headers, link: usize) -> Shape {
+        // The function finds the working memory itself: it may not be handed a pointer to it (before 5.12).
+        Shape(read_headers(self.0, link as u32))
+    }
+}
+
+/// Reads the headers into the working memory. A global function: see [`crate::maps::narrow_row`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn read_headers(skb: *mut __sk_buff, link: u32) -> u32 {
+    let Some(work) = Maps.work() else { return Drop::MALFORMED.0 };
+    // SAFETY: the program's context, and the working memory of this decision.
+    unsafe {
+        let bytes = Bytes::of(skb);
+        let link = if link == 0 { 0 } else { ETHERNET };
+        (*work).headers.parse(&bytes, link).0
     }
 }

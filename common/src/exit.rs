@@ -1,0 +1,91 @@
+//! A pod's egress judged where the packet leaves, and what is remembered of that for replies.
+
+use crate::classify::EndpointView;
+use crate::flow::{CONFIRMED, FlowKey, advance, state};
+use crate::packet::Drop;
+use crate::stamp::Stamp;
+use crate::tables::Tables;
+use crate::verdict::Asked;
+
+/// The flow of the working memory that these functions use.
+const OTHER: u32 = 1;
+
+/// Judges the egress of the endpoint in a slot on the packet's final destination, and records what is allowed: in the
+/// endpoint's share under the true destination, and node-wide under the tuple as it leaves (after masquerade), so that
+/// replies are known. The packet's headers are in the working memory. 0 lets it go on.
+#[inline(always)]
+pub fn judge<T: Tables>(t: T, sender: u32, deferred: bool, length: u32) -> Drop {
+    let Some(endpoint) = EndpointView::of(t, sender) else { return Drop::STAMP };
+    let Some(work) = t.work() else { return Drop::STAMP };
+    // SAFETY: the working memory is this decision's own.
+    unsafe {
+        let headers = &raw const (*work).headers;
+        let flow = &raw mut (*work).flows[OTHER as usize];
+        (*flow).key = FlowKey::new(&*headers, true);
+        (*flow).key.local = endpoint.address(t, (*headers).v4);
+        (*flow).incarnation = endpoint.incarnation;
+        // A packet that was judged at neither hook may be a reply; a deferred one never is.
+        let other = if deferred { state::INGRESS | state::DEFERRED } else { state::DEFERRED };
+        if t.find_flow(OTHER, sender)
+            && !(*headers).opens
+            && (*flow).revision == endpoint.revision
+            && (*flow).state & other == 0
+        {
+            t.count((*flow).rule, length);
+            return Drop(0);
+        }
+        let verdict = t.egress(sender, (*headers).destination, Asked::opener(&*headers).at_exit());
+        t.count(verdict.rule(), length);
+        if !verdict.allows() {
+            return Drop::POLICY;
+        }
+        crate::decide::begin(&mut *flow, &*headers, endpoint.revision);
+        (*flow).rule = verdict.rule();
+        (*flow).provenance = Stamp::judged(sender, endpoint.generation).provenance();
+        (*flow).peer_incarnation = 0;
+        t.store_flow(OTHER, sender);
+        // As the reply will carry it: from the backend, to whatever the packet's source has become.
+        (*flow).key = FlowKey::new(&*headers, false);
+        (*flow).incarnation = 0;
+        (*flow).peer_incarnation = endpoint.incarnation;
+        t.store_flow(OTHER, CONFIRMED);
+    }
+    Drop(0)
+}
+
+/// Whether the packet in the working memory reverses a flow that an exit has allowed. Judged again here if its endpoint's
+/// revision rose since: the backend is this packet's source, so nobody needs to ask the kernel's connection table.
+#[inline(always)]
+pub fn confirms<T: Tables>(t: T) -> bool {
+    let Some(work) = t.work() else { return false };
+    // SAFETY: the working memory is this decision's own.
+    unsafe {
+        let headers = &raw const (*work).headers;
+        let flow = &raw mut (*work).flows[OTHER as usize];
+        // In this table `peer` is where the reply goes to and `local` where it comes from.
+        (*flow).key = FlowKey::new(&*headers, true);
+        (*flow).incarnation = 0;
+        if !t.find_flow(OTHER, CONFIRMED) {
+            return false;
+        }
+        let slot = Stamp((*flow).provenance).slot();
+        let Some(client) = EndpointView::of(t, slot) else { return false };
+        if client.incarnation != (*flow).peer_incarnation {
+            return false;
+        }
+        let known = (*flow).state;
+        (*flow).state = advance(known, &*headers, true);
+        if client.revision != (*flow).revision {
+            let verdict = t.egress(slot, (*headers).source, Asked::answer(&*headers).at_exit());
+            if !verdict.allows() {
+                return false;
+            }
+            (*flow).revision = client.revision;
+            (*flow).rule = verdict.rule();
+            t.store_flow(OTHER, CONFIRMED);
+        } else if (*flow).state != known {
+            t.store_flow(OTHER, CONFIRMED);
+        }
+    }
+    true
+}

@@ -1,0 +1,124 @@
+//! What an endpoint's policy says of a peer, in one direction.
+
+use crate::address::Address;
+use crate::classify::{EndpointView, Question, classify, peer_value, seed, service_reach};
+use crate::layout::{VerdictWord, peer, reach, rule};
+use crate::packet::Headers;
+use crate::tables::Tables;
+
+/// What is asked: what policy calls the port in the low 16 bits, the protocol in the next 8, and flags. One number,
+/// since the functions that take it are verified for any argument.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Asked(pub u64);
+
+impl Asked {
+    const V4: u64 = 1 << 24;
+    const EXIT: u64 = 1 << 25;
+    const ITSELF: u64 = 1 << 26;
+    const MAY_BE_NODE: u64 = 1 << 27;
+
+    /// About a packet of the flow's opener.
+    #[inline(always)]
+    #[must_use]
+    pub const fn opener(headers: &Headers) -> Self {
+        Self::of(headers, headers.policy_port)
+    }
+
+    /// About a packet that answers the flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn answer(headers: &Headers) -> Self {
+        Self::of(headers, headers.answered_port())
+    }
+
+    #[inline(always)]
+    const fn of(headers: &Headers, port: u16) -> Self {
+        Self(port as u64 | (headers.protocol as u64) << 16 | if headers.v4 { Self::V4 } else { 0 })
+    }
+
+    /// Where the packet leaves: its destination is final, and nothing is deferred any more.
+    #[inline(always)]
+    #[must_use]
+    pub const fn at_exit(self) -> Self {
+        Self(self.0 | Self::EXIT)
+    }
+
+    /// Whether the peer is the endpoint itself.
+    #[inline(always)]
+    #[must_use]
+    pub const fn itself(self, itself: bool) -> Self {
+        if itself { Self(self.0 | Self::ITSELF) } else { self }
+    }
+
+    /// Whether the peer may be a process of this node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn may_be_node(self, may: bool) -> Self {
+        if may { Self(self.0 | Self::MAY_BE_NODE) } else { self }
+    }
+
+    #[inline(always)]
+    const fn has(self, flag: u64) -> bool {
+        self.0 & flag != 0
+    }
+
+    #[inline(always)]
+    const fn port(self) -> u16 {
+        self.0 as u16
+    }
+
+    #[inline(always)]
+    const fn protocol(self) -> u8 {
+        (self.0 >> 16) as u8
+    }
+}
+
+/// The egress verdict of the endpoint in a slot for a destination.
+#[inline(always)]
+pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictWord {
+    let Some(endpoint) = EndpointView::of(t, slot) else { return VerdictWord::new(false, rule::MISSING) };
+    if endpoint.egress == 0 && !endpoint.is_closed() {
+        return VerdictWord::new(true, rule::NO_POLICY);
+    }
+    let seed = seed(t);
+    let peer = peer_value(t, seed, endpoint.bank, &to);
+    if endpoint.is_closed() && peer & peer::OWN_NODE == 0 {
+        return VerdictWord::new(false, rule::CLOSED);
+    }
+    if peer & peer::TRANSLATABLE != 0 && !asked.has(Asked::EXIT) {
+        let reached = service_reach(t, seed, &endpoint, &to, asked.protocol(), asked.port());
+        return if reach::is_none(reached) {
+            VerdictWord::new(false, reached as u32)
+        } else {
+            VerdictWord::deferred(!reach::is_all(reached))
+        };
+    }
+    if endpoint.is_closed() {
+        return VerdictWord::new(true, rule::CLOSED);
+    }
+    let itself = to.same(endpoint.address(t, asked.has(Asked::V4)));
+    classify(t, seed, &question(&endpoint, endpoint.egress, peer, itself, asked))
+}
+
+/// The ingress verdict of the endpoint in a slot for a source.
+#[inline(always)]
+pub fn ingress<T: Tables>(t: T, slot: u32, from: Address, asked: Asked) -> VerdictWord {
+    let Some(endpoint) = EndpointView::of(t, slot) else { return VerdictWord::new(false, rule::MISSING) };
+    if endpoint.ingress == 0 && !endpoint.is_closed() {
+        return VerdictWord::new(true, rule::NO_POLICY);
+    }
+    let seed = seed(t);
+    let peer = peer_value(t, seed, endpoint.bank, &from);
+    if asked.has(Asked::MAY_BE_NODE) && peer & peer::OWN_NODE != 0 {
+        return VerdictWord::new(true, rule::NODE_PROCESS);
+    }
+    if endpoint.is_closed() {
+        return VerdictWord::new(false, rule::CLOSED);
+    }
+    classify(t, seed, &question(&endpoint, endpoint.ingress, peer, asked.has(Asked::ITSELF), asked))
+}
+
+#[inline(always)]
+const fn question(endpoint: &EndpointView, set: u32, peer: u64, itself: bool, asked: Asked) -> Question {
+    Question { set, bank: endpoint.bank, peer, itself, protocol: asked.protocol(), port: asked.port() }
+}
