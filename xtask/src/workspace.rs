@@ -59,12 +59,13 @@ impl Metadata {
         found
     }
 
-    /// Whether the package declares the feature.
-    pub(crate) fn has_feature(&self, package: &str, feature: &str) -> bool {
+    /// The names of the packages that declare the feature.
+    pub(crate) fn packages_with_feature(&self, feature: &str) -> Vec<String> {
         list(&self.0, "packages")
             .iter()
-            .filter(|candidate| text(candidate, "name") == package)
-            .any(|found| found.get("features").and_then(|features| features.get(feature)).is_some())
+            .filter(|package| package.get("features").and_then(|features| features.get(feature)).is_some())
+            .map(|package| text(package, "name"))
+            .collect()
     }
 }
 
@@ -92,6 +93,6 @@ mod tests {
         ]}));
         let expected = TestTarget { package: "a".into(), name: "packets".into() };
         assert_eq!(metadata.tests_requiring("live"), [expected]);
-        assert!(metadata.has_feature("a", "live") && !metadata.has_feature("b", "live"));
+        assert_eq!(metadata.packages_with_feature("live"), ["a"]);
     }
 }
