@@ -13,7 +13,6 @@ use std::time::SystemTime;
 
 const OBJECT: &str = "portcullis-ebpf.o";
 
-#[expect(clippy::print_stdout, reason = "a build script speaks to cargo on stdout")]
 fn main() -> Result<(), Box<dyn Error>> {
     let out = PathBuf::from(env::var_os("OUT_DIR").ok_or("OUT_DIR is not set")?);
     let place = find_target_directory(&out)?.join(OBJECT);

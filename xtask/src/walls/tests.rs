@@ -67,6 +67,7 @@ fn what_is_allowed_passes() {
         ("cli/explain.rs", "use crate::{compile, evaluate}; use clap::Args;", "who may know both"),
         ("main.rs", "use clap::Parser; use portcullis::cli;", "the binary"),
         ("evaluate.rs", "fn compile() {} fn f() { compile() }", "a function named like a room"),
+        ("evaluate.rs", "mod compile {} mod a { use super::compile; }", "an inner module, from another inner one"),
         ("state.rs", "mod compile { fn f() {} } fn g() { self::compile::f() }", "an inner module named like a room"),
     ];
     for (file, text, message) in rows {
