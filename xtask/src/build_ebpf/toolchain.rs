@@ -39,9 +39,20 @@ fn ensure_rust_src() -> Result<()> {
 }
 
 fn ensure_linker() -> Result<()> {
-    check_rustc_llvm()?;
+    let llvm = rustc_llvm()?;
     if linker_is_good()? {
+        if llvm > LLVM {
+            eprintln!(
+                "note: this rustc has LLVM {llvm}; a bpf-linker built against an older one cannot read its bitcode"
+            );
+        }
         return Ok(());
+    }
+    if llvm > LLVM {
+        bail!(
+            "this rustc has LLVM {llvm}, newer than the LLVM {LLVM} that bpf-linker is built against here: use Rust 1.95 \
+             (`rustup toolchain install 1.95`, then `cargo +1.95 xtask build-ebpf`), or install a newer bpf-linker"
+        );
     }
     eprintln!("bpf-linker {}.{} is missing: building it takes a few minutes, once", LINKER.0, LINKER.1);
     let [dev, polly] = [format!("llvm-{LLVM}-dev"), format!("libpolly-{LLVM}-dev")];
@@ -79,16 +90,9 @@ fn linker_is_good() -> Result<bool> {
     Ok(version >= LINKER)
 }
 
-fn check_rustc_llvm() -> Result<()> {
+fn rustc_llvm() -> Result<u32> {
     let about = process::output_of(Command::new("rustc").args(["--version", "--verbose"]))?;
-    match llvm_of(&about) {
-        Some(llvm) if llvm > LLVM => bail!(
-            "this rustc has LLVM {llvm}, newer than the LLVM {LLVM} that bpf-linker is built against: use Rust 1.95 \
-             (`rustup toolchain install 1.95`, then `cargo +1.95 xtask build-ebpf`)"
-        ),
-        Some(_) => Ok(()),
-        None => bail!("this rustc names no LLVM version, so it cannot build for BPF"),
-    }
+    llvm_of(&about).context("this rustc names no LLVM version, so it cannot build for BPF")
 }
 
 fn llvm_of(about: &str) -> Option<u32> {
