@@ -1,1 +1,64 @@
+<<<<<<< HEAD
 fn main() {}
+=======
+//! The project's own commands. `cargo xtask --help` lists them; each has its file here.
+
+mod apt;
+mod bench;
+mod build_ebpf;
+mod demo;
+mod deny;
+mod live;
+mod process;
+mod stages;
+mod test;
+mod walls;
+mod workspace;
+
+use std::process::ExitCode;
+
+use clap::{Parser, Subcommand};
+
+/// The project's own commands.
+#[derive(Parser)]
+#[command(name = "cargo xtask", bin_name = "cargo xtask")]
+struct Arguments {
+    #[command(subcommand)]
+    command: Task,
+}
+
+#[derive(Subcommand)]
+enum Task {
+    /// Build the BPF programs into target/portcullis-ebpf.o, installing what is missing for that
+    BuildEbpf,
+    /// Run every check and test there is, with their set-up
+    #[command(alias = "ci")]
+    Test(test::Arguments),
+    /// Check that each room of the agent knows only what it may know
+    Walls,
+    /// Check licences, sources, versions and advisories of the dependencies
+    Deny,
+    /// Show network policy at work on real packets
+    Demo,
+    /// Measure what the programs cost per packet
+    Bench,
+}
+
+fn main() -> ExitCode {
+    let outcome = match Arguments::parse().command {
+        Task::BuildEbpf => build_ebpf::run(),
+        Task::Test(arguments) => test::run(&arguments),
+        Task::Walls => walls::run(),
+        Task::Deny => deny::run().map(|_| ()),
+        Task::Demo => demo::run(),
+        Task::Bench => bench::run(),
+    };
+    match outcome {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+>>>>>>> xtask
