@@ -1,6 +1,3 @@
-<<<<<<< HEAD
-fn main() {}
-=======
 //! The project's own commands. `cargo xtask --help` lists them; each has its file here.
 
 mod apt;
@@ -61,4 +58,3 @@ fn main() -> ExitCode {
         }
     }
 }
->>>>>>> xtask
