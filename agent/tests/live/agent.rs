@@ -63,8 +63,15 @@ impl Agent {
 
     /// Waits until what it read first is enforced.
     pub(crate) fn await_ready(&self) {
-        let ready = self.node.wait_http_200(LISTEN.parse().unwrap(), "/readyz", PATIENCE);
-        ready.unwrap_or_else(|error| panic!("{} is not ready: {error:#}\n{}", self.node.name(), self.log()));
+        let deadline = Instant::now() + PATIENCE;
+        loop {
+            let moment = Duration::from_millis(100);
+            let Err(error) = self.node.wait_http_200(LISTEN.parse().unwrap(), "/readyz", moment) else { return };
+            let ended = self.process().try_wait().unwrap();
+            if ended.is_some() || Instant::now() >= deadline {
+                panic!("{} is not ready (ended: {ended:?}): {error:#}", self.node.name());
+            }
+        }
     }
 
     /// Starts it, and waits for nothing.

@@ -150,6 +150,22 @@ impl LiveCluster {
         *self.vips[name].iter().find(|address| address.is_ipv4() == v4).unwrap()
     }
 
+    /// Installs a Service on every node and writes its manifest. It has the given backends, on the target port.
+    pub(crate) fn expose(&self, service: Service, target: u16, backends: &[&Pod]) {
+        let service = backends.iter().fold(service, |service, pod| service.backend(pod, target));
+        let pods: Vec<Pod> = backends.iter().map(|pod| (*pod).clone()).collect();
+        let name = service.name.replace('/', "-");
+        let ports = [(service.protocol, service.port, target)];
+        let mut objects = manifests::service(&service.name, &service.vips, &ports, &pods);
+        if let Some(node_port) = service.node_port {
+            objects[0]["spec"]["type"] = "NodePort".into();
+            objects[0]["spec"]["externalTrafficPolicy"] = format!("{:?}", service.external_traffic_policy).into();
+            objects[0]["spec"]["ports"][0]["nodePort"] = node_port.into();
+        }
+        self.manifests.write(&format!("service-{name}"), &objects);
+        self.bed.service(service).unwrap();
+    }
+
     /// Makes these policies the only ones, and waits until every agent enforces them.
     pub(crate) fn enforce(&self, policies: &[Value]) {
         let fence = self.write_policies(policies);
@@ -194,7 +210,7 @@ impl LiveCluster {
                     cells.push((what, allowed, probe));
                 }
             }
-            debug_assert!(self.ports.contains(&cell.2), "{to} does not serve {}", show_port(cell.2));
+            assert!(self.ports.contains(&cell.2), "{to} does not serve {}", show_port(cell.2));
         }
         // Outcomes by the name of the one who shall answer.
         let ask = |cells: &[(String, bool, Probe)]| {

@@ -10,7 +10,10 @@
 )]
 
 mod agent;
+mod attacks;
 mod cluster;
+mod detours;
+mod frames;
 mod manifests;
 mod scenario;
 mod suite;
