@@ -100,13 +100,14 @@ impl LiveCluster {
         };
         cluster.write_base();
         if plan.agents {
-            cluster.start_agents(&plan.arguments);
+            cluster.start_agents(&plan.arguments, &[]);
         }
         cluster
     }
 
-    fn start_agents(&mut self, arguments: &[String]) {
-        self.write_policies(&[]);
+    /// Starts an agent on each node, with these policies to begin with.
+    pub(crate) fn start_agents(&mut self, arguments: &[String], policies: &[Value]) {
+        self.write_policies(policies);
         for node in self.bed.nodes() {
             self.agents.push(Agent::new(node, self.manifests.path(), self.scratch.path(), arguments));
         }

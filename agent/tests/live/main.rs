@@ -12,6 +12,7 @@
 mod agent;
 mod attacks;
 mod cluster;
+mod connections;
 mod detours;
 mod frames;
 mod manifests;
