@@ -7,6 +7,8 @@
 //! allow it. Replies are not judged: they belong to the connection that was allowed.
 
 mod explain;
+#[cfg(test)]
+pub(crate) mod fixture;
 mod matching;
 mod peer;
 #[cfg(test)]
