@@ -6,9 +6,9 @@ use std::sync::Arc;
 use super::{Evaluator, NodeView, Party, PeerView};
 use crate::index::Cluster;
 use crate::model::{
-    Action, Change, Decision, Direction, Family, Labels, Name, NamedPort, Namespace, NamespaceScope, Node, Object, Order,
-    PeerAtom, PeerMatch, Pod, PodKey, Policy, PolicyId, PolicyKind, PortMatch, PortSpec, Protocol, Rule, RuleOrigin,
-    Selector, Subject, Tier, TierDefault, Traffic, TrafficMatch, Verdict,
+    Action, Change, Decision, Direction, Family, Labels, Name, NamedPort, Namespace, NamespaceScope, Node, Object,
+    Order, PeerAtom, PeerMatch, Pod, PodKey, Policy, PolicyId, PolicyKind, PortMatch, PortSpec, Protocol, Rule,
+    RuleOrigin, Selector, Subject, Tier, TierDefault, Traffic, TrafficMatch, Verdict,
 };
 
 pub(crate) const TCP_80: Traffic = Traffic { protocol: Protocol::TCP, port: 80 };

@@ -227,12 +227,7 @@ fn ports_and_protocols() {
             vec![mk_policy("x/all", everything()).ingress(vec![allow(vec![], vec![])]).done()],
             vec![(TCP, 80, &[]), (TCP, 81, &[])],
         ),
-        state(
-            "17 one named port",
-            three,
-            vec![x_named("serve-81-tcp")],
-            vec![(TCP, 81, &[]), (TCP, 80, &["*->x"])],
-        ),
+        state("17 one named port", three, vec![x_named("serve-81-tcp")], vec![(TCP, 81, &[]), (TCP, 80, &["*->x"])]),
         state(
             "18 from a namespace on one named port",
             "x/a x/b y/a z/a",
@@ -263,7 +258,12 @@ fn ports_and_protocols() {
     for protocol in [UDP, SCTP] {
         check(vec![
             state("43/46 default deny", "x/a x/b y/a y/b", vec![deny_ingress()], vec![(protocol, 80, &["*->x"])]),
-            state("44/47 Ports", "x/a x/b y/a z/a", vec![on(protocol, 81)], vec![(protocol, 81, &["*->x/a", "!y->x/a"])]),
+            state(
+                "44/47 Ports",
+                "x/a x/b y/a z/a",
+                vec![on(protocol, 81)],
+                vec![(protocol, 81, &["*->x/a", "!y->x/a"])],
+            ),
             state(
                 "45/48 only from {y,a}",
                 three,
