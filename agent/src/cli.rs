@@ -11,13 +11,14 @@ mod side;
 mod words;
 
 use std::io::{self, BufWriter, Write};
+use std::net::IpAddr;
 use std::process::ExitCode;
 
 pub use arguments::{Asked, EngineName, ExplainArgs, ExplainOutput, MatrixArgs, MatrixOutput, PartyName};
 pub use engine::{Engine, EvaluatorEngine};
 
 use crate::index::Cluster;
-use crate::model::PodKey;
+use crate::model::{PodKey, ServiceKey};
 
 /// Every object was understood and the question answered.
 pub const ANSWERED: u8 = 0;
@@ -58,6 +59,19 @@ pub enum CliError {
         from: String,
         /// The destination.
         to: String,
+    },
+    /// The destination is a Service.
+    #[error(
+        "{address} is an address of Service {service}, and policy judges a connection to a Service on the backend that it \
+         is sent on to: ask about that pod and its own port ({backends})"
+    )]
+    Service {
+        /// The address that was asked about.
+        address: IpAddr,
+        /// Whose it is.
+        service: ServiceKey,
+        /// Where it may lead, in words.
+        backends: String,
     },
     /// Compiled tables cannot be asked.
     #[error("the engine `tables` is not there yet; `--engine evaluator` answers")]
@@ -127,7 +141,7 @@ mod tests {
 
     #[test]
     fn exit_codes() {
-        let broken = |kind| Err(CliError::Output(kind.into()));
+        let broken = |kind: io::ErrorKind| Err(CliError::Output(kind.into()));
         let rows = [
             ("answered", Ok(()), 0, 0),
             ("answered, something refused", Ok(()), 2, 3),

@@ -4,13 +4,14 @@ mod json;
 mod text;
 
 use std::io::Write;
+use std::net::IpAddr;
 
 use super::arguments::PartyName;
 use super::side::{Side, both};
 use super::{CliError, ExplainArgs, ExplainOutput};
 use crate::evaluate::{Evaluator, Explanation, NodeView, Party, PeerView};
 use crate::index::Cluster;
-use crate::model::{Decision, Direction, Family, Pod, PodKey, Traffic, Verdict};
+use crate::model::{Decision, Direction, Family, Pod, PodKey, Service, Traffic, Verdict};
 
 /// The answer for one family.
 struct Answer<'a> {
@@ -72,6 +73,11 @@ impl Sides<'_> {
 pub(super) fn write(args: &ExplainArgs, cluster: &Cluster, out: &mut dyn Write) -> Result<(), CliError> {
     let from = find(cluster, &args.from)?;
     let to = find(cluster, &args.to)?;
+    if let Party::Address(address) = to
+        && let Some(service) = service_at(cluster, address)
+    {
+        return Err(CliError::Service { address, service: service.key.clone(), backends: backends(cluster, service) });
+    }
     let answers = answers(args, cluster, from, to)?;
     match args.output {
         ExplainOutput::Json => {
@@ -100,7 +106,7 @@ fn answers<'a>(
     let answer = |family| {
         let traffic = args.asked().traffic(family);
         let judged = |direction| {
-            let scene = Scene { cluster, evaluator: &evaluator, nodes: &nodes, from, to, family, traffic };
+            let scene = Scene { evaluator: &evaluator, nodes: &nodes, from, to, family, traffic };
             scene.judge(direction)
         };
         Answer { family, traffic, egress: judged(Direction::Egress), ingress: judged(Direction::Ingress) }
@@ -110,7 +116,6 @@ fn answers<'a>(
 
 /// A connection in one family.
 struct Scene<'a, 'b> {
-    cluster: &'a Cluster,
     evaluator: &'b Evaluator<'a>,
     nodes: &'b NodeView<'a>,
     from: Party<'a>,
@@ -149,21 +154,7 @@ impl<'a> Scene<'a, '_> {
     ) -> Vec<String> {
         let Some(endpoint) = endpoint else { return Vec::new() };
         let address = other.address(self.family);
-        let service = address.filter(|_| direction == Direction::Egress).and_then(|address| {
-            let holds = |service: &crate::model::Service| {
-                service.cluster_ips.contains(&address) || service.external_ips.contains(&address)
-            };
-            self.cluster.services.values().find(|service| holds(service))
-        });
-        let service = service.map(|service| {
-            format!(
-                "{} is an address of Service {}. Traffic to a Service is judged on the backend that it is sent on to: ask \
-                 about a backend pod and its port.",
-                name(other),
-                service.key
-            )
-        });
-        let masqueraded = address.filter(|_| peer.node_process_of_own_node).map(|address| {
+        let masqueraded = address.filter(|_| peer.node_process_of_own_node && other.pod().is_none()).map(|address| {
             let view = NodeView::masqueraded(address);
             let verdict = match self.evaluator.decide(endpoint, direction, &view, self.traffic).verdict {
                 Verdict::Allow => "allowed",
@@ -175,7 +166,7 @@ impl<'a> Scene<'a, '_> {
                  With externalTrafficPolicy Local they keep their own address."
             )
         });
-        service.into_iter().chain(masqueraded).collect()
+        masqueraded.into_iter().collect()
     }
 }
 
@@ -194,15 +185,32 @@ fn find<'a>(cluster: &'a Cluster, wanted: &PartyName) -> Result<Party<'a>, CliEr
     }
 }
 
+/// The Service that an address belongs to. What such an address is judged on is not known before a backend is chosen.
+fn service_at(cluster: &Cluster, address: IpAddr) -> Option<&Service> {
+    let holds = |service: &&Service| service.cluster_ips.contains(&address) || service.external_ips.contains(&address);
+    cluster.services.values().map(AsRef::as_ref).find(holds)
+}
+
+fn backends(cluster: &Cluster, service: &Service) -> String {
+    let Some(selector) = &service.selector else { return "it has no selector that names pods".to_owned() };
+    let of_service =
+        |pod: &&Pod| !pod.finished && pod.key.namespace == service.key.namespace && selector.matches(&pod.labels);
+    let pods: Vec<String> =
+        cluster.pods.values().map(AsRef::as_ref).filter(of_service).map(|pod| pod.key.to_string()).collect();
+    if pods.is_empty() { "no pod is selected by it".to_owned() } else { format!("it selects {}", listed(pods)) }
+}
+
+/// The first few names, and how many more there are.
+fn listed(mut names: Vec<String>) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{tail}", names.join(", "))
+}
+
 /// What there is instead of a pod.
 fn hint(cluster: &Cluster, wanted: &PodKey) -> String {
-    const SHOWN: usize = 5;
-    let listed = |mut names: Vec<String>| {
-        let more = names.len().saturating_sub(SHOWN);
-        names.truncate(SHOWN);
-        let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
-        format!("{}{tail}", names.join(", "))
-    };
     let neighbours: Vec<String> =
         cluster.pods.keys().filter(|key| key.namespace == wanted.namespace).map(ToString::to_string).collect();
     let namespaces: std::collections::BTreeSet<&str> = cluster.pods.keys().map(|key| key.namespace.as_ref()).collect();

@@ -53,7 +53,7 @@ pub(super) fn write(
             serde_json::to_writer(&mut *out, &matrix)?;
             writeln!(out)?;
         }
-        MatrixOutput::Table => writeln!(out, "{}", matrix.table())?,
+        MatrixOutput::Table => writeln!(out, "{}", matrix.table().trim_fmt())?,
     }
     Ok(())
 }
@@ -118,6 +118,9 @@ impl<'a> Matrix<'a> {
                 entry.egress.brief(),
                 entry.ingress.brief(),
             ]);
+        }
+        for column in table.column_iter_mut() {
+            column.set_padding((0, 2));
         }
         table
     }

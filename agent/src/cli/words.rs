@@ -19,7 +19,7 @@ pub(super) fn selector(selector: &Selector) -> String {
     match selector {
         Selector::All(parts) if parts.is_empty() => "any labels".to_owned(),
         Selector::All(parts) => list(parts, ","),
-        Selector::Any(parts) if parts.is_empty() => "no labels at all would do".to_owned(),
+        Selector::Any(parts) if parts.is_empty() => "nothing".to_owned(),
         Selector::Any(parts) => format!("({})", list(parts, " or ")),
         Selector::Not(part) => format!("not ({})", self::selector(part)),
         Selector::In(key, wanted) if wanted.len() == 1 => format!("{key}={}", values(wanted)),
@@ -119,15 +119,17 @@ pub(super) fn rule_name(origin: RuleOrigin) -> String {
 
 /// The rule as its manifest says it, a line for each part.
 pub(super) fn rule(rule: &Rule, direction: Direction) -> Vec<String> {
-    let (field, action) = match direction {
-        Direction::Ingress => ("from:", rule.action),
-        Direction::Egress => ("to:  ", rule.action),
+    let (field, or) = match direction {
+        Direction::Ingress => ("from:", "   or"),
+        Direction::Egress => ("to:", " or"),
     };
-    let mut lines: Vec<String> = match action {
+    let mut lines: Vec<String> = match rule.action {
         Action::Allow => Vec::new(),
-        other => vec![format!("action: {}", format!("{other:?}").to_lowercase())],
+        Action::Deny => vec!["action: deny".to_owned()],
+        Action::Pass => vec!["action: pass to the next tier".to_owned()],
+        Action::Log => vec!["action: log and go on".to_owned()],
     };
-    let first = std::iter::once(field).chain(std::iter::repeat("   or"));
+    let first = std::iter::once(field).chain(std::iter::repeat(or));
     lines.extend(first.zip(peers(&rule.peer)).map(|(field, peer)| format!("{field} {peer}")));
     lines.push(format!("ports: {}", ports(&rule.traffic)));
     lines

@@ -62,7 +62,7 @@ fn summary(judged: &Judged<'_>) -> String {
     };
     let verdict = match explanation.decision.verdict {
         Verdict::Allow => "allowed",
-        Verdict::Deny => "denied",
+        Verdict::Deny => "DENIED",
     };
     let because = match &explanation.decision.cause {
         Cause::NoPolicy if judged.endpoint.is_some_and(|pod| pod.host_network) => {

@@ -1,7 +1,7 @@
 //! Who is isolated, by what, and which rule is named when several admit.
 
 use crate::evaluate::fixture::*;
-use crate::model::{Change, Object};
+use crate::model::{Change, Object, Pod};
 
 /// Pods x/a, x/b and y/a with these policies.
 fn cluster(policies: Vec<Object>) -> crate::index::Cluster {
@@ -101,13 +101,13 @@ fn a_pod_cannot_be_kept_from_itself() {
 #[test]
 fn pods_that_are_no_members_are_not_isolated() {
     let closed = || mk_policy("x/p", everything()).ingress(vec![]).egress(vec![]).done();
-    let rows: [(&str, fn(&mut crate::model::Pod)); 2] =
-        [("host network", |pod| pod.host_network = true), ("finished", |pod| pod.finished = true)];
-    for (why, change) in rows {
+    let elsewhere = || Pod { node: Some("n2".into()), ..mk_pod("x/a") };
+    let rows = [
+        ("host network", Pod { host_network: true, ..elsewhere() }),
+        ("finished", Pod { finished: true, ..elsewhere() }),
+    ];
+    for (why, pod) in rows {
         let mut cluster = cluster(vec![closed()]);
-        let mut pod = mk_pod("x/a");
-        change(&mut pod);
-        pod.node = Some("n2".into());
         cluster.apply(Change::Set(Object::Pod(pod)));
         assert_eq!(ingress(&cluster, "y/a", "x/a", TCP_80), "allow no-policy", "{why}: ingress");
         assert_eq!(egress(&cluster, "x/a", "y/a", TCP_80), "allow no-policy", "{why}: egress");

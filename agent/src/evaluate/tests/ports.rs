@@ -87,7 +87,7 @@ fn names_on_egress_are_each_destinations() {
     let out = |peers| mk_policy("y/p", everything()).egress(vec![allow(peers, vec![named(TCP, "web")])]).done();
     let on_host =
         Pod { host_network: true, node: Some("n2".into()), ..with_ports("x/h", vec![port_named("web", TCP, 80)]) };
-    let anybody = mk_cluster(pods().into_iter().chain([on_host.clone()]), [out(vec![])]);
+    let anybody = mk_cluster(pods().into_iter().chain([on_host]), [out(vec![])]);
     let ranges = mk_cluster(pods(), [out(vec![block("10.0.0.0/8", &[])])]);
     let selected = mk_cluster(pods(), [out(vec![pods_of("x", with("pod=a"))])]);
     let rows = [
