@@ -92,7 +92,6 @@ impl<'a> Evaluator<'a> {
                     .filter_map(|policy| Some((*policy, policy.rules(direction)?)))
                     .collect(),
             })
-            .filter(|tier| !tier.policies.is_empty())
             .collect();
         Judge { cluster: self.cluster, endpoint, direction, tiers }
     }
@@ -149,7 +148,7 @@ impl<'a> Judge<'a, '_> {
                 Some(_passed) => {}
                 None if tier.default == TierDefault::Pass => {}
                 None => {
-                    // A judged tier has at least one policy.
+                    // A tier in which no policy applies does not count.
                     if let Some((policy, _)) = tier.policies.first() {
                         return Decision {
                             verdict: Verdict::Deny,

@@ -1,9 +1,9 @@
 //! Who is meant by a peer: selectors, ranges, the node.
 
 use crate::evaluate::fixture::*;
-use crate::evaluate::{Evaluator, NodeView};
+use crate::evaluate::{Evaluator, NodeView, Party, PeerView};
 use crate::index::Cluster;
-use crate::model::{Direction, Object, PeerMatch, Pod, Selector, Service, TierDefault};
+use crate::model::{Direction, Family, Object, PeerAtom, PeerMatch, Pod, Selector, Service, TierDefault};
 
 fn labelled(name: &str, text: &str) -> Pod {
     Pod { labels: labels(text), ..mk_pod(name) }
@@ -149,8 +149,8 @@ fn ranges_mean_pods_too() {
     assert!(admits(on_host("x/b", "n2", "192.0.2.2"), vec![block("192.0.2.2/32", &[])], vec![]), "a node's address");
     let range = "10.0.0.0/8";
     let cluster = mk_cluster([mk_pod("x/a"), mk_pod("x/b")], [admit(vec![block(range, &[])])]);
-    let [v4, v6] = [crate::model::Family::V4, crate::model::Family::V6].map(|family| {
-        let [from, to] = ["x/b", "x/a"].map(|pod| crate::evaluate::Party::Pod(&cluster.pods[&key(pod)]));
+    let [v4, v6] = [Family::V4, Family::V6].map(|family| {
+        let [from, to] = ["x/b", "x/a"].map(|pod| Party::Pod(&cluster.pods[&key(pod)]));
         side(&cluster, from, to, TCP_80, family)[1].as_ref().map(brief).expect("a pod")
     });
     assert_eq!((v4.as_str(), v6.as_str()), ("allow x/p#0", "deny x/p"), "each family is judged by its own address");
@@ -221,4 +221,62 @@ fn services_addresses_are_not_the_node() {
     let cluster = isolated_on_n1(vec![Object::Service(service)]);
     assert_eq!(egress(&cluster, "x/a", "198.51.100.1", TCP_80), "deny x/p", "IPVS holds it on the node");
     assert_eq!(egress(&cluster, "x/a", "192.0.2.1", TCP_80), "allow x/p#own-node", "the node's own address");
+}
+
+#[test]
+fn what_a_view_says_counts_where_it_means_something() {
+    let rules = || vec![allow(vec![pods_in(everything(), everything())], vec![])];
+    let policy = mk_policy("x/p", everything()).ingress(rules()).egress(rules()).done();
+    let host = on_host("x/h", "n1", "192.0.2.1");
+    let gone = Pod { finished: true, ..on_host("x/gone", "n1", "192.0.2.9") };
+    let cluster = mk_cluster([mk_pod("x/a"), host, gone], [policy]);
+    let evaluator = Evaluator::new(&cluster);
+    let [endpoint, host] = ["x/a", "x/h"].map(|pod| &*cluster.pods[&key(pod)]);
+    let process = PeerView { node_process_of_own_node: true, ..PeerView::default() };
+    let node = PeerView { own_node_destination: true, ..PeerView::default() };
+    let on_host = PeerView { pod: Some(host), ..PeerView::default() };
+    let rows = [
+        ("a process that sends to the pod", endpoint, Direction::Ingress, process, "allow node"),
+        ("a process that the pod sends to", endpoint, Direction::Egress, process, "deny x/p"),
+        ("a process that sends to a pod on the node's network", host, Direction::Ingress, process, "allow no-policy"),
+        ("the node as destination", endpoint, Direction::Egress, node, "allow x/p#own-node"),
+        ("the node as source", endpoint, Direction::Ingress, node, "deny x/p"),
+        ("a pod on its node's network", endpoint, Direction::Ingress, on_host, "deny x/p"),
+    ];
+    for (why, endpoint, direction, view, expected) in rows {
+        assert_eq!(brief(&evaluator.decide(endpoint, direction, &view, TCP_80)), expected, "{why}");
+    }
+    // Implied rules of the other direction, as kinds that state them for ingress may bring them.
+    let own_node = PeerMatch::Atom(PeerAtom::OwnNode);
+    let stated = mk_policy("x/p", everything()).bare_ingress(vec![allow(vec![own_node], vec![])]).done();
+    let cluster = mk_cluster([mk_pod("x/a")], [stated]);
+    let decision = Evaluator::new(&cluster).decide(endpoint, Direction::Ingress, &node, TCP_80);
+    assert_eq!(brief(&decision), "deny x/p", "the own node is meant as a destination");
+}
+
+#[test]
+fn views() {
+    let pods = [
+        mk_pod("x/a"),
+        Pod { finished: true, ..mk_pod("x/f") },
+        on_host("x/h", "n1", "192.0.2.1"),
+        Pod { finished: true, ..on_host("x/gone", "n1", "192.0.2.9") },
+        on_host("x/far", "n2", "192.0.2.2"),
+    ];
+    let cluster = mk_cluster(pods, []);
+    let nodes = NodeView::of(&cluster);
+    let pod = |name: &str| &*cluster.pods[&key(name)];
+    let view = |other| nodes.view(pod("x/a"), Direction::Egress, other, Family::V4);
+    let of_pod = |name| view(Party::Pod(pod(name)));
+    let rows = [
+        ("itself", of_pod("x/a"), (true, true, false)),
+        ("a finished pod is no pod", of_pod("x/f"), (false, false, false)),
+        ("a pod on the node's network is the node", of_pod("x/h"), (false, false, true)),
+        ("one of another node is not", of_pod("x/far"), (false, false, false)),
+        ("its address", view(Party::Address(ip("192.0.2.1"))), (false, false, true)),
+        ("a finished one leaves no address", view(Party::Address(ip("192.0.2.9"))), (false, false, false)),
+    ];
+    for (why, view, expected) in rows {
+        assert_eq!((view.pod.is_some(), view.itself, view.own_node_destination), expected, "{why}");
+    }
 }
