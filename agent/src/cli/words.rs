@@ -40,7 +40,21 @@ fn pods(namespaces: &NamespaceScope, labels: &Selector) -> String {
     match namespaces {
         NamespaceScope::Named(name) => format!("{which} in namespace {name}"),
         NamespaceScope::Matching(scope) if selects_all(scope) => format!("{which} in every namespace"),
-        NamespaceScope::Matching(scope) => format!("{which} in namespaces with {}", selector(scope)),
+        NamespaceScope::Matching(scope) => match names(scope) {
+            Some(names) => format!("{which} in namespace {}", names.join(" or ")),
+            None => format!("{which} in namespaces with {}", selector(scope)),
+        },
+    }
+}
+
+/// The namespaces that a selector names, where it does so by the label that every namespace has, and by nothing else.
+fn names(scope: &Selector) -> Option<Vec<&str>> {
+    match scope {
+        Selector::All(parts) if parts.len() == 1 => names(parts.first()?),
+        Selector::In(key, names) if **key == *"kubernetes.io/metadata.name" => {
+            Some(names.iter().map(AsRef::as_ref).collect())
+        }
+        _ => None,
     }
 }
 
@@ -164,7 +178,12 @@ fn peer_miss(miss: &PeerMiss, sides: &Sides<'_>) -> Vec<String> {
         PeerMiss::Namespace(wanted) => {
             format!("pod {peer} is in namespace {}, not in {wanted}", sides.peer_namespace())
         }
-        PeerMiss::NamespaceLabels(miss) => format!("namespace {} {}", sides.peer_namespace(), label_miss(miss)),
+        PeerMiss::NamespaceLabels(miss) => match names(&miss.requirement) {
+            Some(names) => {
+                format!("pod {peer} is in namespace {}, not in {}", sides.peer_namespace(), names.join(" or "))
+            }
+            None => format!("namespace {} {}", sides.peer_namespace(), label_miss(miss)),
+        },
         PeerMiss::PodLabels(miss) => format!("pod {peer} {}", label_miss(miss)),
         PeerMiss::Outside(range) => match sides.peer.address {
             None => format!("{peer} has no address yet that could be in {range}"),

@@ -217,3 +217,12 @@ fn json() {
     });
     assert_eq!(json, expected);
 }
+
+#[test]
+fn namespaces_by_name() {
+    let peers = vec![pods_in(within("kubernetes.io/metadata.name", &["y", "z"]), with("app=web"))];
+    let policy = mk_policy("x/p", everything()).ingress(vec![allow(peers, vec![])]).done();
+    let told = text(&mk_cluster(["x/a", "x/b"].map(mk_pod), [policy]), "x/b", "x/a", Asked::Icmp);
+    assert!(told.contains("      from: pods with app=web in namespace y or z\n"), "{told}");
+    assert!(told.contains("      - pod x/b is in namespace x, not in y or z\n"), "{told}");
+}
