@@ -8,6 +8,7 @@ use std::net::IpAddr;
 
 use super::arguments::PartyName;
 use super::side::{Side, both};
+use super::words::listed;
 use super::{CliError, ExplainArgs, ExplainOutput};
 use crate::evaluate::{Evaluator, Explanation, NodeView, Party, PeerView};
 use crate::index::Cluster;
@@ -198,15 +199,6 @@ fn backends(cluster: &Cluster, service: &Service) -> String {
     let pods: Vec<String> =
         cluster.pods.values().map(AsRef::as_ref).filter(of_service).map(|pod| pod.key.to_string()).collect();
     if pods.is_empty() { "no pod is selected by it".to_owned() } else { format!("it selects {}", listed(pods)) }
-}
-
-/// The first few names, and how many more there are.
-fn listed(mut names: Vec<String>) -> String {
-    const SHOWN: usize = 5;
-    let more = names.len().saturating_sub(SHOWN);
-    names.truncate(SHOWN);
-    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
-    format!("{}{tail}", names.join(", "))
 }
 
 /// What there is instead of a pod.

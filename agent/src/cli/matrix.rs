@@ -7,6 +7,7 @@ use comfy_table::{Table, presets};
 use serde::{Serialize, Serializer};
 
 use super::side::{Side, both, verdict};
+use super::words::listed;
 use super::{CliError, Engine, MatrixArgs, MatrixOutput};
 use crate::evaluate::{NodeView, Party};
 use crate::index::Cluster;
@@ -97,8 +98,11 @@ impl<'a> Matrix<'a> {
     }
 
     fn warn_of_pods_left_out(&self) {
-        for pod in self.pods.iter().filter(|pod| self.ports_of(pod).is_empty()) {
-            tracing::warn!(pod = %pod.key, "declares no container ports, so nothing is asked about it; give --port");
+        let silent = self.pods.iter().filter(|pod| self.ports_of(pod).is_empty());
+        let silent: Vec<String> = silent.map(|pod| pod.key.to_string()).collect();
+        if !silent.is_empty() {
+            let pods = listed(silent);
+            tracing::warn!("nothing is asked about pods that declare no container ports: {pods}; give --port to ask");
         }
     }
 

@@ -237,3 +237,12 @@ fn named_port(miss: &PortMiss, destination: &str) -> Option<String> {
         }
     }
 }
+
+/// The first few names, and how many more there are.
+pub(super) fn listed(mut names: Vec<String>) -> String {
+    const SHOWN: usize = 5;
+    let more = names.len().saturating_sub(SHOWN);
+    names.truncate(SHOWN);
+    let tail = if more > 0 { format!(" and {more} more") } else { String::new() };
+    format!("{}{tail}", names.join(", "))
+}

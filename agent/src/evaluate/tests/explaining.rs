@@ -142,12 +142,15 @@ fn rules() -> impl Strategy<Value = Vec<Rule>> {
 }
 
 fn policies() -> impl Strategy<Value = Vec<Object>> {
-    let one = (prop_oneof![Just("x"), Just("y")], selectors(), rules());
+    let types = prop_oneof![Just((true, false)), Just((false, true)), Just((true, true))];
+    let one = (prop_oneof![Just("x"), Just("y")], selectors(), types, rules(), rules());
     prop::collection::vec(one, 0..4).prop_map(|policies| {
         let named = (0..).zip(policies);
         named
-            .map(|(index, (namespace, subject, rules))| {
-                mk_policy(&format!("{namespace}/p{index}"), subject).ingress(rules).done()
+            .map(|(index, (namespace, subject, (ingress, egress), into, out))| {
+                let policy = mk_policy(&format!("{namespace}/p{index}"), subject);
+                let policy = if ingress { policy.ingress(into) } else { policy };
+                if egress { policy.egress(out) } else { policy }.done()
             })
             .collect()
     })
@@ -179,23 +182,32 @@ proptest! {
         let cluster = mk_cluster(pods, policies.into_iter().chain([mk_namespace("y", "env=prod")]));
         let protocol = if udp { Protocol::UDP } else { Protocol::TCP };
         let (evaluator, nodes) = (Evaluator::new(&cluster), NodeView::of(&cluster));
-        for endpoint in cluster.pods.values() {
-            for source in cluster.pods.values() {
-                let view = nodes.view(endpoint, Direction::Ingress, Party::Pod(source), Family::V4);
-                let traffic = Traffic { protocol, port: number };
-                let explanation = evaluator.explain(endpoint, Direction::Ingress, &view, traffic);
-                let decision = evaluator.decide(endpoint, Direction::Ingress, &view, traffic);
-                prop_assert_eq!(&explanation.decision, &decision, "one decision");
-                let rules: Vec<_> = explanation.policies.iter().flat_map(|policy| &policy.rules).collect();
-                let node = view.node_process_of_own_node && endpoint.is_member();
-                let allowed = node || explanation.policies.is_empty() || rules.iter().any(|rule| rule.matches());
-                prop_assert_eq!(decision.verdict == Verdict::Allow, allowed, "{} -> {}: {:?}", source.key, endpoint.key, explanation);
-                let first = rules.iter().position(|rule| rule.matches());
-                let decided = rules.iter().position(|rule| rule.decided);
-                let by_rule = matches!(decision.cause, Cause::Rule { .. });
-                prop_assert_eq!(decided, if by_rule { first } else { None }, "the first that matches decides");
-                prop_assert!(rules.iter().filter(|rule| rule.decided).count() <= 1, "one rule decides");
-            }
+        let pairs = cluster.pods.values().flat_map(|endpoint| cluster.pods.values().map(move |other| (endpoint, other)));
+        let questions = pairs.flat_map(|(endpoint, other)| {
+            [Direction::Ingress, Direction::Egress].map(|direction| (endpoint, direction, other))
+        });
+        for (endpoint, direction, other) in questions {
+            let view = nodes.view(endpoint, direction, Party::Pod(other), Family::V4);
+            let traffic = Traffic { protocol, port: number };
+            let explanation = evaluator.explain(endpoint, direction, &view, traffic);
+            let decision = evaluator.decide(endpoint, direction, &view, traffic);
+            prop_assert_eq!(&explanation.decision, &decision, "one decision");
+            let rules: Vec<_> = explanation.policies.iter().flat_map(|policy| &policy.rules).collect();
+            let node = view.node_process_of_own_node && endpoint.is_member();
+            let allowed = node || explanation.policies.is_empty() || rules.iter().any(|rule| rule.matches());
+            let question = format!("{direction} of {} with {}: {explanation:?}", endpoint.key, other.key);
+            prop_assert_eq!(decision.verdict == Verdict::Allow, allowed, "{}", question);
+            let first = rules.iter().position(|rule| rule.matches());
+            let decided = rules.iter().position(|rule| rule.decided);
+            let by_rule = matches!(decision.cause, Cause::Rule { .. });
+            prop_assert_eq!(decided, if by_rule { first } else { None }, "the first that matches decides: {}", question);
+            prop_assert!(rules.iter().filter(|rule| rule.decided).count() <= 1, "one rule decides: {}", question);
+            let selected = cluster.policies.values().filter(|policy| policy.rules(direction).is_some()).filter(|policy| {
+                policy.id.namespace.as_ref() == Some(&endpoint.key.namespace)
+                    && policy.subject.pods.matches(&endpoint.labels)
+                    && endpoint.is_member()
+            });
+            prop_assert_eq!(selected.count(), explanation.policies.len(), "those that select the pod apply: {}", question);
         }
     }
 }
