@@ -5,9 +5,7 @@ use proptest::prelude::*;
 use crate::evaluate::fixture::*;
 use crate::evaluate::{Evaluator, Explanation, NodeView, Party, PeerMiss, PortMissReason, TrafficMiss};
 use crate::index::Cluster;
-use crate::model::{
-    Cause, Direction, Family, Object, PeerMatch, Pod, PortMatch, Protocol, Rule, Selector, Traffic, Verdict,
-};
+use crate::model::{Direction, Family, Object, PeerMatch, Pod, PortMatch, Protocol, Rule, Selector, Traffic, Verdict};
 
 fn explained(cluster: &Cluster, from: &str, to: &str, traffic: Traffic) -> Explanation {
     let source = from.parse().map_or_else(|_| Party::Pod(&cluster.pods[&key(from)]), Party::Address);
@@ -199,8 +197,7 @@ proptest! {
             prop_assert_eq!(decision.verdict == Verdict::Allow, allowed, "{}", question);
             let first = rules.iter().position(|rule| rule.matches());
             let decided = rules.iter().position(|rule| rule.decided);
-            let by_rule = matches!(decision.cause, Cause::Rule { .. });
-            prop_assert_eq!(decided, if by_rule { first } else { None }, "the first that matches decides: {}", question);
+            prop_assert_eq!(decided, if node { None } else { first }, "the first that matches decides: {}", question);
             prop_assert!(rules.iter().filter(|rule| rule.decided).count() <= 1, "one rule decides: {}", question);
             let selected = cluster.policies.values().filter(|policy| policy.rules(direction).is_some()).filter(|policy| {
                 policy.id.namespace.as_ref() == Some(&endpoint.key.namespace)
