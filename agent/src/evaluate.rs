@@ -1,7 +1,8 @@
 //! The oracle: what the policy APIs say about one connection, read off the model directly.
 //!
-//! It shares nothing with `compile` and is written to be obviously right: every question walks tiers, policies and rules
-//! in their order. Tests hold the compiled tables and the BPF programs against it; `matrix` and `explain` answer from it.
+//! It shares nothing with `compile` and is written to be obviously right: every question walks tiers, policies and
+//! rules in their order. Tests hold the compiled tables and the BPF programs against it; `matrix` and `explain` answer
+//! from it.
 //!
 //! A connection is judged once for each side: egress of the source and ingress of the destination. It passes when both
 //! allow it. Replies are not judged: they belong to the connection that was allowed.
@@ -130,9 +131,9 @@ struct JudgedTier<'a> {
 impl<'a> Judge<'a, '_> {
     /// What is decided about traffic with this peer.
     ///
-    /// Tiers in order; in each the policies in order; in each the rules in order; the first that matches decides. A rule
-    /// with [`Action::Log`] decides nothing, one with [`Action::Pass`] leaves the tier. A tier in which no policy applies
-    /// to the endpoint in this direction is not asked, nor does its end count. What no tier decides is allowed.
+    /// Tiers in order; in each the policies in order; in each the rules in order; the first that matches decides. A
+    /// rule with [`Action::Log`] decides nothing, one with [`Action::Pass`] leaves the tier. A tier in which no policy
+    /// applies to the endpoint in this direction is not asked, nor does its end count. What no tier decides is allowed.
     #[must_use]
     pub fn decide(&self, peer: &PeerView<'_>, traffic: Traffic) -> Decision {
         if let Some(decision) = self.before_all_tiers(peer) {
@@ -162,8 +163,8 @@ impl<'a> Judge<'a, '_> {
     }
 
     /// "the only allowed connections into the pod are those from the pod's node and those allowed by the ingress list"
-    /// (NetworkPolicySpec.ingress): the node's own processes come before every policy, kubelet's probes among them. Pods
-    /// that no policy can select have no node of their own to be let in from.
+    /// (NetworkPolicySpec.ingress): the node's own processes come before every policy, kubelet's probes among them.
+    /// Pods that no policy can select have no node of their own to be let in from.
     fn before_all_tiers(&self, peer: &PeerView<'_>) -> Option<Decision> {
         (self.endpoint.is_member() && self.direction == Direction::Ingress && peer.node_process_of_own_node)
             .then_some(Decision { verdict: Verdict::Allow, cause: Cause::NodeProcess })

@@ -23,8 +23,8 @@ pub struct Question<'q> {
 }
 
 impl<'q> Question<'q> {
-    /// The pod that the traffic goes to, where it is one: the endpoint for ingress, the peer for egress. Named ports are
-    /// looked up on it.
+    /// The pod that the traffic goes to, where it is one: the endpoint for ingress, the peer for egress. Named ports
+    /// are looked up on it.
     #[must_use]
     pub fn destination(&self) -> Option<&'q Pod> {
         match self.direction {

@@ -85,8 +85,8 @@ pub struct NodeView<'a> {
 }
 
 impl<'a> NodeView<'a> {
-    /// From the nodes' objects and the host-network pods on them. Services' addresses are left out: a node may hold them
-    /// too (IPVS puts them on a device of its own), and what is sent to them goes to the backends.
+    /// From the nodes' objects and the host-network pods on them. Services' addresses are left out: a node may hold
+    /// them too (IPVS puts them on a device of its own), and what is sent to them goes to the backends.
     #[must_use]
     pub fn of(cluster: &'a Cluster) -> Self {
         let services: BTreeSet<IpAddr> = cluster
@@ -116,8 +116,8 @@ impl<'a> NodeView<'a> {
     /// How an endpoint sees the other side of a connection in one family.
     ///
     /// An address of the endpoint's own node as source is taken for a process of that node. Clients from outside whose
-    /// address was rewritten to the node's (NodePort and load balancers with externalTrafficPolicy Cluster) carry it too,
-    /// and are judged as [`NodeView::masqueraded`] says.
+    /// address was rewritten to the node's (NodePort and load balancers with externalTrafficPolicy Cluster) carry it
+    /// too, and are judged as [`NodeView::masqueraded`] says.
     #[must_use]
     pub fn view(&self, endpoint: &Pod, direction: Direction, other: Party<'a>, family: Family) -> PeerView<'a> {
         let address = other.address(family);

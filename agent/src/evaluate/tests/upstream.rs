@@ -17,8 +17,8 @@ struct State {
     name: &'static str,
     pods: &'static str,
     objects: Vec<Object>,
-    /// What must be blocked: `from->to`, each a pod, a namespace or `*`; with `!` in front allowed after all. Later ones
-    /// override earlier ones; everything else is allowed.
+    /// What must be blocked: `from->to`, each a pod, a namespace or `*`; with `!` in front allowed after all. Later
+    /// ones override earlier ones; everything else is allowed.
     probes: Vec<(Protocol, u16, &'static [&'static str])>,
 }
 
