@@ -4,7 +4,9 @@
 //! the only one to know its library: `manifests`, `netlink`, `dataplane`, `server`, `metrics`, `cli`; `reconcile` and
 //! `app` join them. ARCHITECTURE.md draws the way of the data.
 
+pub mod cli;
 pub mod endpoints;
+pub mod evaluate;
 pub mod index;
 pub mod model;
 pub mod netlink;
