@@ -4,5 +4,6 @@
 //! the only one to know its library: `manifests`, `netlink`, `dataplane`, `server`, `metrics`, `cli`; `reconcile` and
 //! `app` join them. ARCHITECTURE.md draws the way of the data.
 
+pub mod convert;
 pub mod index;
 pub mod model;
