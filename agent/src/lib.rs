@@ -6,4 +6,5 @@
 
 pub mod convert;
 pub mod index;
+pub mod manifests;
 pub mod model;

@@ -42,7 +42,7 @@ fn missing_empty_and_null_lists_of_rules_allow_nothing_but_what_is_implied() {
         };
         let itself = (RuleOrigin::Itself, PeerMatch::Atom(PeerAtom::Itself), true);
         let node = (RuleOrigin::OwnNode, PeerMatch::Atom(PeerAtom::OwnNode), true);
-        assert_eq!(origins(policy.ingress), [itself.clone()], "ingress {list}");
+        assert_eq!(origins(policy.ingress), std::slice::from_ref(&itself), "ingress {list}");
         assert_eq!(origins(policy.egress), [itself, node], "egress {list}");
     }
 }
