@@ -1,5 +1,7 @@
 //! The objects of a document.
 
+use std::sync::Arc;
+
 use k8s_openapi::api::{core, discovery, networking};
 use serde::de::DeserializeOwned;
 use serde_ignored::Path as IgnoredPath;
@@ -46,7 +48,7 @@ pub(super) enum Found {
 /// What became of an object.
 pub(super) enum Outcome {
     /// Accepted. `None` for one that means nothing here (an EndpointSlice of no Service).
-    Accepted(Option<Object>, Vec<Fault>),
+    Accepted(Option<Arc<Object>>, Vec<Fault>),
     /// Refused. Of a policy, the pods that it is about, where that can be told.
     Refused(Vec<Fault>, Option<Subject>),
 }
@@ -214,7 +216,7 @@ fn converted<M>(
     match result {
         Ok(Converted { value, warnings }) => {
             let warnings = warnings.into_iter().map(|warning| Fault::new(warning.field, warning.message));
-            Outcome::Accepted(wrap(value), warnings.collect())
+            Outcome::Accepted(wrap(value).map(Arc::new), warnings.collect())
         }
         Err(invalid) => Outcome::Refused(invalid.into_iter().map(Fault::from).collect(), subject),
     }

@@ -125,7 +125,7 @@ impl Reader<'_> {
         let object = describe(&key);
         let (severity, faults, good, subject) = match outcome {
             Outcome::Accepted(None, warnings) => (Severity::Warning, warnings, None, None),
-            Outcome::Accepted(Some(object), warnings) => (Severity::Warning, warnings, Some(Arc::new(object)), None),
+            Outcome::Accepted(Some(object), warnings) => (Severity::Warning, warnings, Some(object), None),
             Outcome::Refused(faults, subject) => (Severity::Error, faults, None, subject),
         };
         for Fault { field, message } in faults {

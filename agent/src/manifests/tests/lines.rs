@@ -51,7 +51,7 @@ fn every_problem_is_one_line_that_says_where() {
         ),
         (
             "an item of a list",
-            format!("apiVersion: v1\nkind: List\nitems:\n- {{apiVersion: v1, kind: Namespace, metadata: {{name: a}}}}\n- {{apiVersion: v1, kind: Namespace, metadata: {{name: A}}}}\n"),
+            "apiVersion: v1\nkind: List\nitems:\n- {apiVersion: v1, kind: Namespace, metadata: {name: a}}\n- {apiVersion: v1, kind: Namespace, metadata: {name: A}}\n".to_owned(),
             &["f.yaml: document 1: Namespace A: items[1].metadata.name: \"A\" is no RFC 1123 label"],
         ),
         (

@@ -20,6 +20,7 @@ pub(super) struct Followed {
     batches: mpsc::Receiver<Batch>,
     pub cluster: Cluster,
     pub told: Vec<String>,
+    pub count: usize,
     task: JoinHandle<Result<(), ManifestError>>,
 }
 
@@ -30,8 +31,8 @@ impl Followed {
         prepare(dir.path());
         let (sender, batches) = mpsc::channel(16);
         let followed = dir.path().join(root);
-        let task = tokio::spawn(async move { follow(&followed, Duration::from_millis(5), sender).await });
-        let mut this = Self { dir, batches, cluster: Cluster::default(), told: Vec::new(), task };
+        let task = tokio::spawn(async move { follow(&followed, Duration::from_millis(50), sender).await });
+        let mut this = Self { dir, batches, cluster: Cluster::default(), told: Vec::new(), count: 0, task };
         assert!(this.batch().await.initial, "the first batch is what the folder holds");
         this
     }
@@ -47,6 +48,7 @@ impl Followed {
     async fn batch(&mut self) -> Batch {
         let batch = tokio::time::timeout(Duration::from_secs(20), self.batches.recv()).await;
         let batch = batch.expect("a batch is told in time").expect("the folder is followed");
+        self.count += 1;
         for change in &batch.changes {
             assert!(self.cluster.apply(change.clone()), "a change changes something: {change:?}");
         }

@@ -141,5 +141,6 @@ async fn a_burst_comes_in_few_batches_and_loses_nothing() {
     }
     let expected: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), 2)).collect();
     folder.expect("a burst", &expected).await;
+    assert!(folder.count < 100, "400 writes came in {} batches", folder.count);
     folder.stop().await;
 }

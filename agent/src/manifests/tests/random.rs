@@ -113,7 +113,7 @@ macro_rules! assert_same_cluster {
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { cases: 128, ..ProptestConfig::default() })]
 
     /// Where every file is good, the way there does not matter.
     #[test]
