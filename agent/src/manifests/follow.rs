@@ -13,7 +13,7 @@ use inotify::{EventMask, EventOwned, Inotify};
 use tokio::sync::mpsc::Sender;
 
 use super::ManifestError;
-use super::folder::{self, Writers};
+use super::folder::{self, Look, Writers};
 use super::problem::{Problem, ProblemCounts, Severity};
 use super::store::{Contents, Store};
 use super::watch::Watches;
@@ -24,6 +24,12 @@ pub const PAUSE: Duration = Duration::from_millis(50);
 
 /// How long to wait for the second half of a renaming, whose two events the kernel queues one after the other.
 const RENAME: Duration = Duration::from_millis(2);
+
+/// How long to wait before looking again at a file that somebody has open for writing, doubled up to [`LAST_RETRY`].
+/// The notification of a close alone is not enough: the kernel sends it shortly before it takes back the right to write
+/// (`__fput` of fs/file_table.c), so that a file may still look open when it comes.
+const FIRST_RETRY: Duration = Duration::from_millis(1);
+const LAST_RETRY: Duration = Duration::from_secs(1);
 
 /// Room for some hundred events at once.
 const EVENTS: usize = 64 * 1024;
@@ -44,7 +50,7 @@ pub struct Batch {
 /// Reads a folder and tells its contents, then every change, until nobody listens any more.
 ///
 /// A file is read when it is closed after writing, renamed or deleted; one that some process has open for writing is
-/// left alone until it is closed. The first change is told at once; those that follow within `pause` come together.
+/// left alone until it is closed, and looked at now and then meanwhile. The first change is told at once; those that follow within `pause` come together.
 /// The folder may vanish and come back.
 ///
 /// # Errors
@@ -64,13 +70,26 @@ pub async fn follow(dir: &Path, pause: Duration, sender: Sender<Batch>) -> Resul
     if sender.send(batch).await.is_err() {
         return Ok(());
     }
+    let mut retry = FIRST_RETRY;
     loop {
         let first = tokio::select! {
-            event = events.next() => event,
+            event = events.next() => match event {
+                Some(event) => Some(event?),
+                None => return Ok(()),
+            },
+            () = tokio::time::sleep(retry), if !follower.being_written.is_empty() => None,
             () = sender.closed() => return Ok(()),
         };
-        let Some(first) = first else { return Ok(()) };
-        let gathered = gather(first?, &mut events).await?;
+        let gathered = match first {
+            Some(first) => {
+                retry = FIRST_RETRY;
+                gather(first, &mut events).await?
+            }
+            None => {
+                retry = LAST_RETRY.min(retry * 2);
+                Vec::new()
+            }
+        };
         let (next, batch) = in_background(follower, move |follower| follower.act(gathered)).await?;
         follower = next;
         if let Some(batch) = batch {
@@ -135,15 +154,23 @@ struct Follower {
     watches: Watches,
     store: Store,
     standing: ProblemCounts,
+    /// Files that were left alone because somebody has them open for writing.
+    being_written: BTreeSet<PathBuf>,
 }
 
 impl Follower {
     fn new(root: &Path, watches: Watches) -> Self {
-        Self { root: root.to_owned(), watches, store: Store::default(), standing: ProblemCounts::default() }
+        Self {
+            root: root.to_owned(),
+            watches,
+            store: Store::default(),
+            standing: ProblemCounts::default(),
+            being_written: BTreeSet::new(),
+        }
     }
 
     fn act(&mut self, events: Vec<EventOwned>) -> Option<Batch> {
-        let mut dirty = Dirty::default();
+        let mut dirty = Dirty { files: self.being_written.clone(), ..Dirty::default() };
         for event in events {
             self.note(&event, &mut dirty);
         }
@@ -156,7 +183,7 @@ impl Follower {
             }
             for file in dirty.files.iter().filter(|file| !inside(file) && !dirty.trees.contains(*file)) {
                 self.store.set_problem(file, None);
-                self.store.set(file, folder::read(file, Writers::Respected).as_ref());
+                self.look_at_file(file);
             }
         }
         let standing = self.standing;
@@ -249,9 +276,20 @@ impl Follower {
         for (place, problem) in scan.problems {
             self.store.set_problem(&place, Some(problem));
         }
+        self.being_written.retain(|file| !file.starts_with(tree));
         for file in &scan.files {
-            self.store.set(file, folder::read(file, Writers::Respected).as_ref());
+            self.look_at_file(file);
         }
+    }
+
+    fn look_at_file(&mut self, file: &Path) {
+        let look = folder::read(file, Writers::Respected);
+        if matches!(look, Look::BeingWritten) {
+            self.being_written.insert(file.to_owned());
+        } else {
+            self.being_written.remove(file);
+        }
+        self.store.set(file, look.as_ref());
     }
 }
 

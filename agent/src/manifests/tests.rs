@@ -6,6 +6,7 @@ mod live;
 mod live_folders;
 mod random;
 mod stored;
+mod watched;
 
 use std::path::Path;
 

@@ -85,6 +85,11 @@ impl Watches {
     /// Watches everything under a path and lists it. The list is complete as of a moment when every watch stood, so
     /// whatever changes later is notified.
     pub(super) fn cover(&mut self, path: &Path) -> Scan {
+        self.cover_by(path, folder::scan)
+    }
+
+    /// [`Watches::cover`] with its way of looking.
+    pub(super) fn cover_by(&mut self, path: &Path, mut look: impl FnMut(&Path) -> Scan) -> Scan {
         let mut old = Vec::new();
         for (watch, paths) in &mut self.paths {
             let before = paths.len();
@@ -96,7 +101,7 @@ impl Watches {
         let mut tried = BTreeSet::new();
         let mut problems = Vec::new();
         let mut scan = loop {
-            let scan = folder::scan(path);
+            let scan = look(path);
             let dirs = scan.dirs.iter().map(|dir| (dir, folder_mask()));
             let links = scan.links.iter().map(|link| (link, target_mask()));
             let fresh: Vec<(&PathBuf, WatchMask)> =

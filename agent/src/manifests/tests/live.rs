@@ -116,37 +116,61 @@ async fn files_are_written_renamed_and_deleted() {
 
 #[tokio::test]
 async fn a_file_is_never_read_half_written() {
-    let whole = documents(&[&policy("a", 2), &policy("b", 1)]);
-    let (first, second) = whole.split_at(policy("a", 2).len());
-    let open = |path: PathBuf| {
+    // The first half is a policy of its own, so that reading it would show.
+    let half = |path: PathBuf, name: &str| {
         let mut file = File::create(path).expect("our own");
-        file.write_all(first.as_bytes()).expect("our own");
+        file.write_all(policy(name, 2).as_bytes()).expect("our own");
         file.flush().expect("our own");
         file
+    };
+    let finish = |mut file: File, name: &str| {
+        file.write_all(format!("---\n{}", policy(name, 1)).as_bytes()).expect("our own");
     };
     let mut at_start = None;
     let mut folder = Followed::start("", |dir| {
         fs::write(dir.join("a.yaml"), policy("a", 1)).expect("our own");
-        at_start = Some(open(dir.join("start.yaml")));
+        at_start = Some(half(dir.join("s.yaml"), "s"));
     })
     .await;
     folder.expect("what is still being written at the start is not read", &[("a", 1)]).await;
-    let mut file = open(folder.path("a.yaml"));
+    let in_place = half(folder.path("a.yaml"), "a");
     // A file in a new folder is found by looking, not by its own notification.
     fs::create_dir(folder.path("new")).expect("our own");
-    let mut in_new = open(folder.path("new/n.yaml"));
+    let in_new = half(folder.path("new/n.yaml"), "n");
     folder.write("z.yaml", &policy("z", 1));
-    let untouched = |this: &Followed| rules(&this.cluster, "a") == Some(1);
-    folder.until("another file", |this| rules(&this.cluster, "z").is_some(), untouched).await;
-    folder.expect("nothing of the three that are open", &[("a", 1), ("z", 1)]).await;
-    file.write_all(second.as_bytes()).expect("our own");
+    folder.write("y.yaml", &policy("y", 1));
+    fs::rename(folder.path("y.yaml"), folder.path("new/y.yaml")).expect("our own");
+    let untouched = |this: &Followed| {
+        let rules = |name| rules(&this.cluster, name);
+        (rules("a"), rules("s"), rules("n")) == (Some(1), None, None)
+    };
+    let others = |this: &Followed| rules(&this.cluster, "z").is_some() && rules(&this.cluster, "y").is_some();
+    folder.until("other files are read, the three that are open are not", others, untouched).await;
+    finish(in_place, "b");
+    let whole = |this: &Followed| rules(&this.cluster, "a") == Some(1) || rules(&this.cluster, "b").is_some();
+    folder.until("closed: both documents at once", |this| rules(&this.cluster, "a") == Some(2), whole).await;
+    if let Some(file) = at_start {
+        finish(file, "t");
+    }
+    finish(in_new, "o");
+    let all = [("a", 2), ("b", 1), ("n", 2), ("o", 1), ("s", 2), ("t", 1), ("y", 1), ("z", 1)];
+    folder.expect("all closed", &all).await;
+    assert!(folder.told.is_empty(), "{:?}", folder.told);
+    folder.stop().await;
+}
+
+#[tokio::test]
+async fn a_file_whose_close_is_not_notified_is_read_all_the_same() {
+    let mut folder = Followed::start("in", |dir| fs::create_dir(dir.join("in")).expect("our own")).await;
+    let mut file = File::create(folder.path("outside.yaml")).expect("our own");
+    file.write_all(policy("h", 1).as_bytes()).expect("our own");
+    // The close is notified to the folder in which the file was opened.
+    fs::hard_link(folder.path("outside.yaml"), folder.path("in/h.yaml")).expect("our own");
+    folder.write("in/z.yaml", &policy("z", 1));
+    folder.expect("open for writing under its other name", &[("z", 1)]).await;
+    file.write_all(format!("---\n{}", policy("i", 1)).as_bytes()).expect("our own");
     drop(file);
-    let both = |this: &Followed| rules(&this.cluster, "a") == Some(1) || rules(&this.cluster, "b").is_some();
-    folder.until("closed: both documents at once", |this| rules(&this.cluster, "a") == Some(2), both).await;
-    in_new.write_all(format!("---\n{}", policy("n", 1)).as_bytes()).expect("our own");
-    drop(in_new);
-    drop(at_start);
-    folder.expect("all closed", &[("a", 2), ("b", 1), ("n", 1), ("z", 1)]).await;
+    folder.expect("closed", &[("h", 1), ("i", 1), ("z", 1)]).await;
     folder.stop().await;
 }
 

@@ -144,3 +144,27 @@ async fn a_burst_comes_in_few_batches_and_loses_nothing() {
     assert!(folder.count < 100, "400 writes came in {} batches", folder.count);
     folder.stop().await;
 }
+
+/// Folders that are made while the one above them is being looked at are neither missed nor left unwatched.
+#[tokio::test]
+async fn folders_made_in_haste_are_all_watched() {
+    let mut folder = Followed::start("", |_| ()).await;
+    let paths: Vec<String> = (0..100).map(|index| format!("n{index}/x/y/z/p{index}.yaml")).collect();
+    for version in 1..=2 {
+        let root = folder.path("");
+        let files = paths.clone();
+        let writer = std::thread::spawn(move || {
+            for (index, path) in files.iter().enumerate() {
+                let path = root.join(path);
+                fs::create_dir_all(path.parent().expect("it is inside")).expect("our own");
+                fs::write(path, policy(&format!("p{index}"), version)).expect("our own");
+                std::thread::yield_now();
+            }
+        });
+        let names: Vec<String> = (0..100).map(|index| format!("p{index}")).collect();
+        let expected: Vec<(&str, usize)> = names.iter().map(|name| (name.as_str(), version)).collect();
+        folder.expect("all of them", &expected).await;
+        writer.join().expect("it does not fail");
+    }
+    folder.stop().await;
+}
