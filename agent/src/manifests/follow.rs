@@ -34,6 +34,9 @@ const LAST_RETRY: Duration = Duration::from_secs(1);
 /// Room for some hundred events at once.
 const EVENTS: usize = 64 * 1024;
 
+/// Events taken at once, so that somebody who never stops writing does not keep changes from being told.
+const AT_ONCE: usize = 4096;
+
 /// What changed in a folder.
 #[derive(Debug)]
 pub struct Batch {
@@ -129,6 +132,9 @@ async fn gather(
             open_renames.remove(&event.cookie);
         }
         gathered.push(event);
+        if gathered.len() >= AT_ONCE && open_renames.is_empty() {
+            break;
+        }
         next = match events.next().now_or_never() {
             Some(event) => event.transpose()?,
             None if open_renames.is_empty() => None,

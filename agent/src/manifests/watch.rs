@@ -33,6 +33,17 @@ fn folder_mask() -> WatchMask {
         | WatchMask::MASK_ADD
 }
 
+/// Coming and going of the root, in a folder where much else may happen.
+fn above_mask() -> WatchMask {
+    WatchMask::CREATE
+        | WatchMask::DELETE
+        | WatchMask::MOVED_TO
+        | WatchMask::MOVED_FROM
+        | WatchMask::DELETE_SELF
+        | WatchMask::MOVE_SELF
+        | WatchMask::MASK_ADD
+}
+
 /// What a link leads to, which may lie outside all watched folders.
 fn target_mask() -> WatchMask {
     WatchMask::CLOSE_WRITE | WatchMask::DELETE_SELF | WatchMask::MOVE_SELF | WatchMask::MASK_ADD
@@ -58,6 +69,11 @@ impl Watches {
         self.paths.values().any(|paths| paths.contains(path))
     }
 
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.paths.len()
+    }
+
     /// The kernel has dropped a watch, because what it stood for is gone.
     pub(super) fn forget(&mut self, watch: &WatchDescriptor) {
         self.paths.remove(watch);
@@ -69,7 +85,7 @@ impl Watches {
         let nearest = || root.ancestors().skip(1).find(|folder| folder.is_dir()).map(Path::to_owned);
         loop {
             let Some(folder) = nearest() else { return Ok(()) };
-            let watch = self.inotify.add(&folder, folder_mask())?;
+            let watch = self.inotify.add(&folder, above_mask())?;
             let step = root.strip_prefix(&folder).ok().and_then(|rest| rest.components().next());
             let step = step.map(|step| step.as_os_str().to_owned()).unwrap_or_default();
             if let Some((old, _)) = self.above.replace((watch.clone(), step)).filter(|(old, _)| *old != watch) {

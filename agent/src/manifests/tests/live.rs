@@ -161,11 +161,15 @@ async fn a_file_is_never_read_half_written() {
 
 #[tokio::test]
 async fn a_file_whose_close_is_not_notified_is_read_all_the_same() {
-    let mut folder = Followed::start("in", |dir| fs::create_dir(dir.join("in")).expect("our own")).await;
-    let mut file = File::create(folder.path("outside.yaml")).expect("our own");
+    let mut folder = Followed::start("in", |dir| {
+        fs::create_dir(dir.join("in")).expect("our own");
+        fs::create_dir(dir.join("out")).expect("our own");
+    })
+    .await;
+    let mut file = File::create(folder.path("out/h.yaml")).expect("our own");
     file.write_all(policy("h", 1).as_bytes()).expect("our own");
     // The close is notified to the folder in which the file was opened.
-    fs::hard_link(folder.path("outside.yaml"), folder.path("in/h.yaml")).expect("our own");
+    fs::hard_link(folder.path("out/h.yaml"), folder.path("in/h.yaml")).expect("our own");
     folder.write("in/z.yaml", &policy("z", 1));
     folder.expect("open for writing under its other name", &[("z", 1)]).await;
     file.write_all(format!("---\n{}", policy("i", 1)).as_bytes()).expect("our own");

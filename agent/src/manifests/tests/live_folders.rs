@@ -168,3 +168,22 @@ async fn folders_made_in_haste_are_all_watched() {
     }
     folder.stop().await;
 }
+
+#[tokio::test]
+async fn changes_are_found_when_notifications_were_lost() {
+    let mut folder = Followed::start("", |dir| fs::write(dir.join("a.yaml"), policy("a", 1)).expect("our own")).await;
+    folder.expect("at the start", &[("a", 1)]).await;
+    let queue = fs::read_to_string("/proc/sys/fs/inotify/max_queued_events").expect("Linux has it");
+    let queue: usize = queue.trim().parse().expect("it is a number");
+    // Nothing is awaited here, so the follower, on the same thread, cannot take any of these out of the queue.
+    for _ in 0..queue {
+        fs::write(folder.path(".noise"), "").expect("our own");
+        fs::remove_file(folder.path(".noise")).expect("our own");
+    }
+    folder.write("b.yaml", &policy("b", 1));
+    fs::remove_file(folder.path("a.yaml")).expect("our own");
+    folder.expect("after an overflow", &[("b", 1)]).await;
+    folder.write("b.yaml", &policy("b", 2));
+    folder.expect("and followed as before", &[("b", 2)]).await;
+    folder.stop().await;
+}

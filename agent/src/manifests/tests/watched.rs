@@ -33,3 +33,17 @@ fn a_folder_that_appears_while_one_looks_is_watched_and_listed() {
     watches.cover(dir.path());
     assert!(!watches.is_watched(&late) && watches.is_watched(dir.path()), "what is gone is not watched");
 }
+
+#[test]
+fn a_folder_that_moved_out_is_watched_no_longer() {
+    let dir = tempfile::tempdir().expect("a folder of our own");
+    let root = dir.path().join("root");
+    fs::create_dir_all(root.join("a/b")).expect("our own");
+    let inotify = Inotify::init().expect("the kernel notifies");
+    let mut watches = Watches::new(inotify.watches());
+    watches.cover(&root);
+    assert_eq!(watches.count(), 3, "the root and two below it");
+    fs::rename(root.join("a"), dir.path().join("out")).expect("our own");
+    watches.cover(&root.join("a"));
+    assert_eq!(watches.count(), 1, "the root alone");
+}
