@@ -223,7 +223,8 @@ fn converted<M>(
 }
 
 /// A policy is read strictly: a misspelt field of its spec would silently widen or narrow what it allows.
-fn network_policy(value: Value) -> Outcome {
+fn network_policy(mut value: Value) -> Outcome {
+    fill_in_null_elements(&mut value);
     // The pods of a policy whose rules do not even have the right types are still worth knowing.
     let stub = serde_json::json!({
         "metadata": {"name": value.pointer("/metadata/name"), "namespace": value.pointer("/metadata/namespace")},
@@ -246,6 +247,23 @@ fn network_policy(value: Value) -> Outcome {
                     Outcome::Refused(faults, subject())
                 }
             }
+        }
+    }
+}
+
+/// An element that is null (a dash with nothing behind it) is an empty one, as the API server decodes it: `ingress: [null]`
+/// is a rule that allows everything.
+fn fill_in_null_elements(policy: &mut Value) {
+    let fill = |list: Option<&mut Value>| {
+        for element in list.and_then(Value::as_array_mut).into_iter().flatten().filter(|element| element.is_null()) {
+            *element = Value::Object(serde_json::Map::new());
+        }
+    };
+    for (rules, peers) in [("/spec/ingress", "from"), ("/spec/egress", "to")] {
+        fill(policy.pointer_mut(rules));
+        for rule in policy.pointer_mut(rules).and_then(Value::as_array_mut).into_iter().flatten() {
+            fill(rule.get_mut(peers));
+            fill(rule.get_mut("ports"));
         }
     }
 }

@@ -44,6 +44,12 @@ fn every_problem_is_one_line_that_says_where() {
             format!("{POLICY}spec: {{ingress: [{{ports: [{{port: 80}}, {{port: [80]}}]}}]}}\n"),
             &["f.yaml: document 1: NetworkPolicy shop/p: spec.ingress[0].ports[1].port: invalid type: sequence"],
         ),
+        ("a rule that is null", format!("{POLICY}spec: {{ingress: [null], egress: [{{to: null, ports: [null]}}]}}\n"), &[]),
+        (
+            "a peer that is null",
+            format!("{POLICY}spec: {{egress: [{{to: [null]}}]}}\n"),
+            &["f.yaml: document 1: NetworkPolicy shop/p: spec.egress[0].to[0]: a peer must have"],
+        ),
         (
             "a label that is no text",
             "apiVersion: v1\nkind: Pod\nmetadata: {name: a, labels: {version: 1.0}}\nstatus: {podIP: 10.0.0.1}\n".to_owned(),
