@@ -5,9 +5,11 @@
 //! `app` join them. ARCHITECTURE.md draws the way of the data.
 
 pub mod cli;
+pub mod convert;
 pub mod endpoints;
 pub mod evaluate;
 pub mod index;
+pub mod manifests;
 pub mod model;
 pub mod netlink;
 pub mod state;
