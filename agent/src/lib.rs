@@ -4,6 +4,7 @@
 //! the only one to know its library: `manifests`, `netlink`, `dataplane`, `server`, `metrics`, `cli`; `reconcile` and
 //! `app` join them. ARCHITECTURE.md draws the way of the data.
 
+pub mod compile;
 pub mod index;
 pub mod model;
 pub mod state;
