@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use rustc_hash::FxHashSet;
 
 use super::Problem;
-use super::classes::{Classes, KindId, KindKey, Move};
+use super::classes::{Classes, KindId, KindKey};
 use super::pods::Pods;
 use super::ranges::Ranges;
 use super::tables::Tables;
@@ -149,7 +149,7 @@ impl Addresses {
         &mut self,
         changed: BTreeSet<IpAddr>,
         changed_ranges: &[IpNet],
-        moves: &[Move],
+        moves: &[KindId],
         ranges: &Ranges,
         classes: &Classes,
         tables: &mut Tables,
@@ -157,11 +157,11 @@ impl Addresses {
         let mut shown = Shown::default();
         let mut nets: BTreeSet<IpNet> = changed_ranges.iter().flat_map(|net| ranges.within(*net)).collect();
         nets.extend(changed_ranges);
-        let bare = moves.iter().filter_map(|moved| classes.get(moved.kind)).map(|kind| kind.key);
+        let bare = moves.iter().filter_map(|kind| classes.get(*kind)).map(|kind| kind.key);
         nets.extend(bare.filter(|key| KindKey::bare(key.range) == *key).filter_map(|key| key.range));
 
         let mut addresses = changed;
-        let by_kind = moves.iter().map(|moved| moved.kind);
+        let by_kind = moves.iter().copied();
         let by_range = nets.iter().flat_map(|net| classes.kinds_of_range(Some(*net))).copied();
         for kind in by_kind.chain(by_range).filter_map(|kind| classes.get(kind)) {
             addresses.extend(&kind.addresses);

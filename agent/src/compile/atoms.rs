@@ -94,11 +94,6 @@ impl Atoms {
     pub(super) fn find(&self, question: &Question) -> Option<AtomId> {
         self.known.get(question).copied()
     }
-
-    /// What an atom asks.
-    pub(super) fn question(&self, id: AtomId) -> Option<&Question> {
-        self.atoms.get(&id).map(|atom| &atom.question)
-    }
 }
 
 /// Puts an atom into a signature; tells whether it was not there.

@@ -49,15 +49,6 @@ struct Class {
     kinds: u32,
 }
 
-/// A kind that is of another class now.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Move {
-    pub(super) kind: KindId,
-    /// `None`: the kind is new.
-    pub(super) from: Option<ClassId>,
-    pub(super) to: ClassId,
-}
-
 /// All kinds and classes.
 #[derive(Debug)]
 pub(super) struct Classes {
@@ -156,13 +147,15 @@ impl Classes {
     /// Gives every marked kind the class of its atoms. `atoms_of` tells the atoms of a kind, `passing` whether an atom was
     /// born or died since the last call, so that no set that is in force asks it.
     ///
+    /// Gives the kinds that are of another class now, and the classes that are new.
+    ///
     /// A class all of whose kinds go the same way, and differ from before in passing atoms only, keeps its number.
     pub(super) fn settle_kinds(
         &mut self,
         atoms_of: impl Fn(&KindKey) -> Signature,
         passing: &FxHashSet<AtomId>,
         now: u64,
-    ) -> (Vec<Move>, Vec<ClassId>) {
+    ) -> (Vec<KindId>, Vec<ClassId>) {
         let mut changed: Vec<(KindId, Signature)> = Vec::new();
         let mut leaving: FxHashMap<ClassId, Vec<usize>> = FxHashMap::default();
         let mut unsettled: Vec<KindId> = std::mem::take(&mut self.unsettled).into_iter().collect();
@@ -215,7 +208,7 @@ impl Classes {
                     class.kinds += 1;
                     self.retired.remove(&to);
                 }
-                moves.push(Move { kind: id, from, to });
+                moves.push(id);
             }
         }
         (moves, fresh)

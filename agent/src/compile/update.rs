@@ -85,7 +85,7 @@ impl Compiler {
             let key = self.classes.get(kind).map(|kind| kind.key);
             key.is_some_and(|key| key == super::classes::KindKey::bare(key.range))
         };
-        let ranges = !changed_ranges.is_empty() || moves.iter().any(|moved| bare(moved.kind));
+        let ranges = !changed_ranges.is_empty() || moves.iter().any(|kind| bare(*kind));
         let shown = self.addresses.show(changed, changed_ranges, &moves, &self.ranges, &self.classes, &mut self.tables);
         let ports = self.ports.redraw(&mut self.tables, self.now);
         Changes { shown, classes, ports, ranges }
