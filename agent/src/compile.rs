@@ -170,6 +170,8 @@ pub struct Compiler {
     now: u64,
     settled: bool,
     first: bool,
+    /// Endpoints' own addresses changed or moved, so that rows for their former classes may be left.
+    own_rows_left: bool,
 }
 
 impl Compiler {
@@ -201,6 +203,7 @@ impl Compiler {
             now: 0,
             settled: false,
             first: true,
+            own_rows_left: false,
         }
     }
 
@@ -226,7 +229,8 @@ impl Compiler {
     /// go of what was kept for the way. Tells whether there is anything of that kind, so that a compile is worth while.
     pub fn settle(&mut self) -> bool {
         self.settled = true;
-        self.classes.has_retired()
+        self.own_rows_left
+            || self.classes.has_retired()
             || self.reaches.is_pending()
             || self.ports.has_retired()
             || self.sets.has_retired()
@@ -298,6 +302,7 @@ impl Compiler {
     /// The tables have settled: what was kept for the way goes.
     fn sweep(&mut self) {
         self.now += 1;
+        self.own_rows_left = false;
         let now = self.now;
         let mut reading = sets::Reading {
             atoms: &mut self.atoms,

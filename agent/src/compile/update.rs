@@ -103,6 +103,8 @@ impl Compiler {
         if anything || sweep || !outcome.addresses.is_empty() || !outcome.flipped.is_empty() {
             self.write_own_classes(sweep);
         }
+        let own_moved = shown.moved.keys().any(|address| self.locals.owner(*address).is_some());
+        self.own_rows_left |= own_moved || ranges || !outcome.addresses.is_empty();
         let differing = self.update_reaches(&shown, !ports.is_empty(), ranges, outcome, &fresh);
         self.tables.desired.rejudge = self.find_rejudged(&shown, outcome, &differing);
     }

@@ -63,8 +63,19 @@ impl Kernel {
     }
 
     pub fn reach(&self, endpoint: &LocalId, frontend: &ServiceKeyPort) -> Option<ServiceReach> {
-        let set = self.set(endpoint, Direction::Egress)?;
-        let Some(number) = self.rows.services.get(frontend) else { return Some(ServiceReach::Part) };
+        self.reach_between(self, self, endpoint, frontend)
+    }
+
+    /// What these tables say of the set that an endpoint has in some tables, and of the number that a frontend has in some.
+    pub fn reach_between(
+        &self,
+        sets: &Self,
+        numbers: &Self,
+        endpoint: &LocalId,
+        frontend: &ServiceKeyPort,
+    ) -> Option<ServiceReach> {
+        let set = sets.set(endpoint, Direction::Egress)?;
+        let Some(number) = numbers.rows.services.get(frontend) else { return Some(ServiceReach::Part) };
         let reach = self.rows.reaches.get(&(set, *number)).or_else(|| self.rows.reach_defaults.get(&set));
         Some(*reach.unwrap_or_else(|| panic!("set {set:?} has no default reach")))
     }
