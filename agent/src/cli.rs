@@ -7,6 +7,7 @@ mod arguments;
 mod engine;
 mod explain;
 mod matrix;
+pub mod run;
 mod side;
 mod words;
 

@@ -10,6 +10,7 @@ use portcullis_common::layout::{
     BANKS, CHUNK, CHUNKS, Counter, EndpointRow, INTERFACE_BUCKETS, InterfaceBucket, NarrowBucket, NodeConfig,
     PortChunk, RangeKey, RuleName, VerdictWord, WideBucket,
 };
+use portcullis_common::layout::{Identity, Meta};
 use portcullis_common::packet::{Drop, REASONS};
 use portcullis_common::tables::{Event, Tables, Work};
 use portcullis_common::verdict::{self, Asked};

@@ -370,6 +370,13 @@ impl Image {
         cell.store(word, Ordering::Release);
     }
 
+    /// Gives every port of a bank class 0.
+    pub fn clear_ports(&self, bank: u32) {
+        let words = (CHUNKS as usize) * CHUNK_WORDS;
+        let start = bank as usize * words;
+        self.regions.ports.words()[start..start + words].iter().for_each(|word| word.store(0, Ordering::Release));
+    }
+
     /// The word of the endpoint in a slot.
     #[must_use]
     pub fn endpoint(&self, slot: u32) -> u64 {

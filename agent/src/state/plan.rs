@@ -3,8 +3,8 @@
 //! Make before break, so that at every step a packet gets the old verdict or the new one:
 //!
 //! 1. rows that something will point to (new profiles, verdicts, reaches);
-//! 2. addresses, ranges and ports move to their new classes, one word each: the old sets' rows for the new classes are
-//!    among those just written;
+//! 2. ports, then ranges and addresses move to their new classes, one word each: the old sets' rows for the new classes
+//!    are among those just written; then Services;
 //! 3. endpoints move to their new sets and revision, one word each;
 //! 4. a grace period: no packet is being judged by what was;
 //! 5. revisions once more, for what raced with step 3; then rows that nothing points to any more go.
@@ -12,7 +12,7 @@
 use std::collections::BTreeMap;
 
 use ipnet::IpNet;
-use portcullis_common::layout::{EndpointRow, endpoint_word};
+use portcullis_common::layout::{EndpointRow, endpoint_word, wide};
 
 use super::flat::Flat;
 use super::image::{Full, Image};
@@ -50,31 +50,37 @@ pub fn make(known: &Flat, wanted: &Flat) -> Vec<Step> {
     new.map(|(key, value)| Step::PutNarrow(*key, *value)).collect()
 }
 
-/// Addresses, ranges and ports that move.
+/// Ports, ranges, addresses and Services that move, in the order that the compiler counts on.
 #[must_use]
 pub fn turn(known: &Flat, wanted: &Flat) -> Vec<Step> {
     let mut steps = Vec::new();
+    if known.ports != wanted.ports {
+        let (before, after) = (spread(&known.ports), spread(&wanted.ports));
+        let moved = after.iter().filter(|(at, class)| before.get(at) != Some(class));
+        steps.extend(moved.map(|(at, class)| Step::PutPort(at.0, at.1, *class)));
+        let gone = before.keys().filter(|at| !after.contains_key(at));
+        steps.extend(gone.map(|at| Step::PutPort(at.0, at.1, 0)));
+    }
     // An exact row includes the ranges that cover it, and is asked first: new ranges come before rows that give way to
     // them, and new rows before ranges go.
     for (net, value) in wanted.ranges.iter().filter(|(net, value)| known.ranges.get(net) != Some(value)) {
         steps.push(Step::PutRange(*net, *value));
     }
-    for (key, value) in wanted.wide.iter().filter(|(key, value)| known.wide.get(*key) != Some(value)) {
-        steps.push(Step::PutWide(*key, *value));
-    }
-    steps.extend(known.wide.keys().filter(|key| !wanted.wide.contains_key(*key)).map(|key| Step::DropWide(*key)));
+    wide(known, wanted, &mut steps, wide::PEER);
     steps.extend(known.ranges.keys().filter(|net| !wanted.ranges.contains_key(net)).map(|net| Step::DropRange(*net)));
-    if known.ports != wanted.ports {
-        let (before, after) = (spread(&known.ports), spread(&wanted.ports));
-        for (at, class) in &after {
-            if before.get(at) != Some(class) {
-                steps.push(Step::PutPort(at.0, at.1, *class));
-            }
-        }
-        let gone = before.keys().filter(|at| !after.contains_key(*at));
-        steps.extend(gone.map(|at| Step::PutPort(at.0, at.1, 0)));
-    }
+    wide(known, wanted, &mut steps, wide::SERVICE);
     steps
+}
+
+fn wide(known: &Flat, wanted: &Flat, steps: &mut Vec<Step>, kind: u64) {
+    let of_kind = |key: &[u64; 3]| key[2] >> 56 == kind;
+    for (key, value) in wanted.wide.iter().filter(|(key, _)| of_kind(key)) {
+        if known.wide.get(key) != Some(value) {
+            steps.push(Step::PutWide(*key, *value));
+        }
+    }
+    let gone = known.wide.keys().filter(|key| of_kind(key) && !wanted.wide.contains_key(*key));
+    steps.extend(gone.map(|key| Step::DropWide(*key)));
 }
 
 /// Rows that nothing points to any more.
