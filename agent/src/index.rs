@@ -23,7 +23,7 @@ pub struct Cluster {
     pub slices: BTreeMap<Name, Arc<EndpointSlice>>,
     /// Policies.
     pub policies: BTreeMap<PolicyId, Arc<Policy>>,
-    /// Tiers, beyond the built-in [`Tier::DEFAULT`].
+    /// Tiers, beyond the built-in [`Tier::DEFAULT`], whose order and end an object of that name does not change.
     pub tiers: BTreeMap<Arc<str>, Arc<Tier>>,
 }
 

@@ -4,8 +4,16 @@
 //! the only one to know its library: `manifests`, `netlink`, `dataplane`, `server`, `metrics`, `cli`; `reconcile` and
 //! `app` join them. ARCHITECTURE.md draws the way of the data.
 
+pub mod app;
+pub mod cli;
+pub mod compile;
+pub mod convert;
+pub mod dataplane;
 pub mod endpoints;
+pub mod evaluate;
 pub mod index;
+pub mod manifests;
 pub mod model;
 pub mod netlink;
+pub mod reconcile;
 pub mod state;

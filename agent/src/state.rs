@@ -2,6 +2,10 @@
 //! to the other.
 
 pub mod desired;
+pub mod flat;
+pub mod image;
+pub mod memory;
+pub mod plan;
 
 pub use desired::{
     ClassId, Desired, EndpointPolicy, LocalId, PeerEntry, PortClass, ProfileId, RuleCause, RuleIdentity, RuleNumber,

@@ -333,6 +333,37 @@ pub mod node_flag {
     pub const CONFIRM: u64 = 2;
 }
 
+/// What the agents of one node hand on to each other.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Meta {
+    /// Names the network namespace that the tables belong to.
+    pub namespace: u64,
+    /// The next revision: above every one ever used.
+    pub next_revision: u64,
+    /// The next incarnation: above every one ever used.
+    pub next_incarnation: u64,
+    /// Reserved, 0.
+    pub reserved: [u64; 5],
+}
+
+/// Who is behind a slot: `namespace/name/uid` in UTF-8, filled up with zeroes. Names are at most 63 and 253 bytes long,
+/// and a uid 36.
+#[repr(C)]
+#[derive(Clone, Copy, Debug)]
+pub struct Identity {
+    /// The text.
+    pub text: [u8; 384],
+}
+
+/// What a rule number stands for: a hash of its name.
+#[repr(C)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct RuleName {
+    /// The first 16 bytes of SHA-1.
+    pub hash: [u8; 16],
+}
+
 /// Packets and bytes, for each CPU.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]

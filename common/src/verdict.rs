@@ -104,13 +104,17 @@ pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictW
 #[inline(always)]
 pub fn ingress<T: Tables>(t: T, slot: u32, from: Address, asked: Asked) -> VerdictWord {
     let Some(endpoint) = EndpointView::of(t, slot) else { return VerdictWord::new(false, rule::MISSING) };
-    if endpoint.ingress == 0 && !endpoint.is_closed() {
+    let unrestricted = endpoint.ingress == 0 && !endpoint.is_closed();
+    if unrestricted && !asked.has(Asked::MAY_BE_NODE) {
         return VerdictWord::new(true, rule::NO_POLICY);
     }
     let seed = seed(t);
     let peer = peer_value(t, seed, endpoint.bank, &from);
     if asked.has(Asked::MAY_BE_NODE) && peer & peer::OWN_NODE != 0 {
         return VerdictWord::new(true, rule::NODE_PROCESS);
+    }
+    if unrestricted {
+        return VerdictWord::new(true, rule::NO_POLICY);
     }
     if endpoint.is_closed() {
         return VerdictWord::new(false, rule::CLOSED);

@@ -8,8 +8,9 @@ use aya_ebpf::maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key};
 use portcullis_common::flow::{self, FlowBucket};
 use portcullis_common::layout::{
     BANKS, CHUNK, CHUNKS, Counter, EndpointRow, INTERFACE_BUCKETS, InterfaceBucket, NarrowBucket, NodeConfig,
-    PortChunk, RangeKey, VerdictWord, WideBucket,
+    PortChunk, RangeKey, RuleName, VerdictWord, WideBucket,
 };
+use portcullis_common::layout::{Identity, Meta};
 use portcullis_common::packet::{Drop, REASONS};
 use portcullis_common::tables::{Event, Tables, Work};
 use portcullis_common::verdict::{self, Asked};
@@ -41,6 +42,13 @@ static RANGES: LpmTrie<RangeKey, u64> = LpmTrie::with_max_entries(1024, 0);
 static COUNTERS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(1024, 0);
 #[map]
 static DROPS: PerCpuArray<Counter> = PerCpuArray::with_max_entries(REASONS, 0);
+/// What a new agent learns from the one before it; no program reads these three.
+#[map]
+static META: Array<Meta> = Array::with_max_entries(1, MMAPABLE);
+#[map]
+static IDENTITIES: Array<Identity> = Array::with_max_entries(stamp::SLOTS, 0);
+#[map]
+static RULES: Array<RuleName> = Array::with_max_entries(1024, 0);
 // The verifier finds the lock in a bucket by BTF, so these two are declared by BTF.
 #[btf_map]
 static FLOWS: btf_maps::Array<FlowBucket, 1024, 0> = btf_maps::Array::new();

@@ -123,7 +123,8 @@ impl fmt::Display for PolicyId {
 pub struct Policy {
     /// Its name.
     pub id: PolicyId,
-    /// The tier it stands in.
+    /// The tier it stands in. A tier that is not known counts after all that are, and ends with a denial: the policy's
+    /// object may arrive before its tier's.
     pub tier: Arc<str>,
     /// Its position in the tier; ties by [`PolicyId::tie_break`].
     pub order: Order,

@@ -1,0 +1,251 @@
+//! Single addresses: who has them, and what the tables say of them.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use ipnet::IpNet;
+use rustc_hash::FxHashSet;
+
+use super::Problem;
+use super::classes::{Classes, KindId, KindKey};
+use super::pods::Pods;
+use super::ranges::Ranges;
+use super::tables::Tables;
+use crate::model::PodKey;
+use crate::state::{ClassId, PeerEntry};
+
+/// What is known of one address.
+#[derive(Debug, Default)]
+struct Record {
+    pods: Vec<Arc<PodKey>>,
+    /// In this node's local table.
+    own: bool,
+    /// How many Services have it.
+    services: u32,
+    kind: Option<KindId>,
+    shown: PeerEntry,
+}
+
+impl Record {
+    fn is_empty(&self) -> bool {
+        self.pods.is_empty() && !self.own && self.services == 0
+    }
+}
+
+/// What showing addresses anew changed.
+#[derive(Debug, Default)]
+pub(super) struct Shown {
+    /// Old and new classes of addresses that moved.
+    pub(super) moves: FxHashSet<(ClassId, ClassId)>,
+    /// Addresses that moved.
+    pub(super) moved: BTreeMap<IpAddr, (ClassId, ClassId)>,
+    /// An address or range became translatable or the own node's, or ceased to be.
+    pub(super) flags_changed: bool,
+}
+
+/// All addresses that pods, Services or this node have.
+#[derive(Debug, Default)]
+pub(super) struct Addresses {
+    records: BTreeMap<IpAddr, Record>,
+    /// Whose owners changed.
+    changed: BTreeSet<IpAddr>,
+    contested: BTreeSet<IpAddr>,
+    maybe_empty: FxHashSet<KindId>,
+}
+
+impl Addresses {
+    /// A pod has an address now, or gives it up, or is another kind of pod.
+    pub(super) fn claim(&mut self, address: IpAddr, key: &PodKey, pods: &Pods) {
+        let record = self.records.entry(address).or_default();
+        record.pods.retain(|other| **other != *key);
+        let has = pods.member(key).is_some_and(|member| member.addresses.contains(&address));
+        if let Some(key) = pods.member_key(key).filter(|_| has) {
+            record.pods.push(Arc::clone(key));
+        }
+        if record.pods.len() > 1 {
+            self.contested.insert(address);
+        } else {
+            self.contested.remove(&address);
+        }
+        self.changed.insert(address);
+    }
+
+    pub(super) fn set_own(&mut self, address: IpAddr, own: bool) {
+        let record = self.records.entry(address).or_default();
+        if record.own != own {
+            record.own = own;
+        }
+        self.changed.insert(address);
+    }
+
+    pub(super) fn add_service(&mut self, address: IpAddr) {
+        self.records.entry(address).or_default().services += 1;
+        self.changed.insert(address);
+    }
+
+    pub(super) fn remove_service(&mut self, address: IpAddr) {
+        if let Some(record) = self.records.get_mut(&address) {
+            record.services = record.services.saturating_sub(1);
+            self.changed.insert(address);
+        }
+    }
+
+    /// Ranges came or went: the addresses in them may have another longest range.
+    pub(super) fn ranges_changed(&mut self, nets: &[IpNet]) {
+        // A look at every address once costs less than many looks at parts.
+        if nets.len() > 16 {
+            self.changed.extend(self.records.keys());
+            return;
+        }
+        for net in nets {
+            let within = self.records.range(net.network()..=net.broadcast());
+            self.changed.extend(within.map(|(address, _)| *address));
+        }
+    }
+
+    /// The pod that an address is taken to be of: where two claim it, the one with the greater uid, then name.
+    fn winner<'a>(record: &'a Record, pods: &'a Pods) -> Option<&'a Arc<PodKey>> {
+        let uid = |key: &Arc<PodKey>| pods.member(key).map(|member| Arc::clone(&member.uid));
+        match record.pods.as_slice() {
+            [one] => Some(one),
+            many => many.iter().max_by(|one, other| uid(one).cmp(&uid(other)).then_with(|| one.cmp(other))),
+        }
+    }
+
+    /// Finds the kind of every changed address. Gives the addresses.
+    pub(super) fn find_kinds(&mut self, pods: &Pods, ranges: &Ranges, classes: &mut Classes) -> BTreeSet<IpAddr> {
+        let changed = std::mem::take(&mut self.changed);
+        for address in &changed {
+            let Some(record) = self.records.get_mut(address) else { continue };
+            let winner = Self::winner(record, pods).and_then(|key| pods.member(key));
+            let kind = (!record.is_empty()).then(|| {
+                classes.kind(KindKey {
+                    group: winner.map(|member| member.group),
+                    range: ranges.longest(*address),
+                    own_node: record.own && record.services == 0,
+                })
+            });
+            if record.kind == kind {
+                continue;
+            }
+            if let Some(before) = record.kind {
+                if let Some(before) = classes.get_mut(before) {
+                    before.addresses.remove(address);
+                }
+                self.maybe_empty.insert(before);
+            }
+            if let Some(kind) = kind.and_then(|kind| classes.get_mut(kind)) {
+                kind.addresses.insert(*address);
+            }
+            record.kind = kind;
+        }
+        changed
+    }
+
+    /// Writes what the tables say of ranges and addresses: of those that changed, and of all whose kind moved or whose
+    /// range changed.
+    pub(super) fn show(
+        &mut self,
+        changed: BTreeSet<IpAddr>,
+        changed_ranges: &[IpNet],
+        moves: &[KindId],
+        ranges: &Ranges,
+        classes: &Classes,
+        tables: &mut Tables,
+    ) -> Shown {
+        let mut shown = Shown::default();
+        let mut nets: BTreeSet<IpNet> = changed_ranges.iter().flat_map(|net| ranges.within(*net)).collect();
+        nets.extend(changed_ranges);
+        let bare = moves.iter().filter_map(|kind| classes.get(*kind)).map(|kind| kind.key);
+        nets.extend(bare.filter(|key| KindKey::bare(key.range) == *key).filter_map(|key| key.range));
+
+        let mut addresses = changed;
+        let by_kind = moves.iter().copied();
+        let by_range = nets.iter().flat_map(|net| classes.kinds_of_range(Some(*net))).copied();
+        for kind in by_kind.chain(by_range).filter_map(|kind| classes.get(kind)) {
+            addresses.extend(&kind.addresses);
+        }
+        for net in nets {
+            let entry = ranges.exists(&net).then(|| fallback(Some(net), ranges, classes));
+            let before = tables.desired.ranges.get(&net).is_some_and(|before| before.translatable);
+            shown.flags_changed |= before != entry.is_some_and(|entry| entry.translatable);
+            tables.ranges(net, entry);
+        }
+        for address in addresses {
+            self.show_address(address, ranges, classes, tables, &mut shown);
+        }
+        shown
+    }
+
+    fn show_address(
+        &mut self,
+        address: IpAddr,
+        ranges: &Ranges,
+        classes: &Classes,
+        tables: &mut Tables,
+        shown: &mut Shown,
+    ) {
+        let Some(record) = self.records.get_mut(&address) else { return };
+        let fallback = fallback(ranges.longest(address), ranges, classes);
+        let kind = record.kind.and_then(|kind| Some((kind, classes.get(kind)?)));
+        let entry = kind.map_or(fallback, |(id, kind)| PeerEntry {
+            class: classes.class_of(id),
+            translatable: record.services > 0 || record.own || fallback.translatable,
+            own_node: kind.key.own_node,
+        });
+        let explicit = (entry != fallback).then_some(entry);
+        // An address that was not known before was seen as its range is, for every set that was in force.
+        let known = tables.desired.addresses.contains_key(&address) || record.shown != PeerEntry::default();
+        let before = if known { record.shown } else { fallback };
+        if before.class != entry.class {
+            shown.moves.insert((before.class, entry.class));
+            shown.moved.insert(address, (before.class, entry.class));
+        }
+        shown.flags_changed |= (before.translatable, before.own_node) != (entry.translatable, entry.own_node);
+        record.shown = entry;
+        tables.addresses(address, explicit);
+        if record.is_empty() {
+            self.records.remove(&address);
+        }
+    }
+
+    /// The class of an address.
+    pub(super) fn class_of(&self, address: IpAddr, ranges: &Ranges, classes: &Classes) -> ClassId {
+        let kind = self.records.get(&address).and_then(|record| record.kind);
+        kind.map_or_else(|| classes.bare_class(ranges.longest(address)), |kind| classes.class_of(kind))
+    }
+
+    /// Forgets kinds that nothing is of any more.
+    pub(super) fn drop_empty_kinds(&mut self, changed_ranges: &[IpNet], ranges: &Ranges, classes: &mut Classes) {
+        let mut candidates = std::mem::take(&mut self.maybe_empty);
+        for net in changed_ranges.iter().filter(|net| !ranges.exists(net)) {
+            candidates.extend(classes.kinds_of_range(Some(*net)));
+        }
+        for id in candidates {
+            let Some(kind) = classes.get(id) else { continue };
+            let bare = KindKey::bare(kind.key.range) == kind.key;
+            let of_range = bare && kind.key.range.is_none_or(|net| ranges.exists(&net));
+            if kind.addresses.is_empty() && !of_range {
+                classes.drop_kind(id);
+            }
+        }
+    }
+
+    /// Addresses that several pods claim.
+    pub(super) fn problems(&self, pods: &Pods) -> Vec<Problem> {
+        let contested = self.contested.iter().filter_map(|address| Some((*address, self.records.get(address)?)));
+        contested
+            .filter_map(|(address, record)| {
+                let winner = Self::winner(record, pods)?;
+                let others = record.pods.iter().filter(|key| *key != winner).map(|key| (**key).clone()).collect();
+                Some(Problem::AddressClaimedTwice { address, taken_as: (**winner).clone(), others })
+            })
+            .collect()
+    }
+}
+
+/// What the tables say of an address of this range that they do not name.
+fn fallback(range: Option<IpNet>, ranges: &Ranges, classes: &Classes) -> PeerEntry {
+    PeerEntry { class: classes.bare_class(range), translatable: ranges.translatable(range), own_node: false }
+}

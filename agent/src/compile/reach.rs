@@ -1,0 +1,216 @@
+//! How much of each Service port the egress sets reach.
+//!
+//! The row of a set and a port that were both in force before never goes straight from one value to another: while
+//! addresses and ports move between classes it says [`ServiceReach::Part`], under which each packet is judged where it
+//! leaves, and gets its new value when the tables have settled.
+
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::classes::Classes;
+use super::services::Services;
+use super::sets::{Sets, Writing};
+use crate::model::{Direction, Verdict};
+use crate::state::{ClassId, LocalId, PortClass, ServiceNumber, ServiceReach, SetId};
+
+/// The backends of a port as the tables see them, in order and without repetition. The last value is the endpoint that
+/// has the backend's address as its own.
+type Pairs = Vec<(ClassId, PortClass, Option<LocalId>)>;
+
+#[derive(Debug)]
+struct SetReach {
+    default: ServiceReach,
+    rows: FxHashMap<ServiceNumber, ServiceReach>,
+}
+
+/// What each egress set reaches.
+#[derive(Debug, Default)]
+pub(super) struct Reaches {
+    sets: FxHashMap<SetId, SetReach>,
+    /// Rows that say "part" until the tables have settled.
+    pending: FxHashSet<(SetId, ServiceNumber)>,
+    /// Rows that said so until they did.
+    ripe: FxHashSet<(SetId, ServiceNumber)>,
+}
+
+/// What tells how the tables see a backend.
+pub(super) struct View<'a> {
+    pub(super) classes: &'a Classes,
+    pub(super) class_of: &'a dyn Fn(IpAddr) -> ClassId,
+    pub(super) owner: &'a dyn Fn(IpAddr) -> Option<LocalId>,
+}
+
+impl Reaches {
+    pub(super) fn is_pending(&self) -> bool {
+        !self.pending.is_empty()
+    }
+
+    /// The tables have settled: these sets and ports are gone.
+    pub(super) fn settle(&mut self, sets: &[SetId], ports: &[ServiceNumber], writing: &mut super::tables::Tables) {
+        for set in sets {
+            if let Some(reach) = self.sets.remove(set) {
+                writing.reach_defaults(*set, None);
+                for port in reach.rows.into_keys() {
+                    writing.reaches((*set, port), None);
+                }
+            }
+        }
+        for (set, reach) in &mut self.sets {
+            for port in ports {
+                if reach.rows.remove(port).is_some() {
+                    writing.reaches((*set, *port), None);
+                }
+            }
+        }
+        self.ripe = std::mem::take(&mut self.pending);
+        self.ripe.retain(|(set, port)| self.sets.contains_key(set) && !ports.contains(port));
+    }
+
+    /// Brings the rows of changed ports and of fresh sets up to date. Gives the sets that were in force and reach
+    /// otherwise now.
+    pub(super) fn update(
+        &mut self,
+        services: &mut Services,
+        sets: &mut Sets,
+        fresh_sets: &[SetId],
+        view: &View<'_>,
+        writing: &mut Writing<'_>,
+    ) -> FxHashSet<SetId> {
+        let changed = std::mem::take(&mut services.changed);
+        let fresh_ports = std::mem::take(&mut services.fresh);
+        let ripe = std::mem::take(&mut self.ripe);
+        let mut differing = FxHashSet::default();
+        let egress = |id: &SetId| sets.get(*id).is_some_and(|set| set.direction() == Direction::Egress);
+        let fresh_sets: Vec<SetId> = fresh_sets.iter().copied().filter(egress).collect();
+        if changed.is_empty() && ripe.is_empty() && fresh_sets.is_empty() {
+            return differing;
+        }
+
+        let mut wanted: FxHashSet<ServiceNumber> = changed.iter().copied().collect();
+        wanted.extend(ripe.iter().map(|(_, port)| *port));
+        if !fresh_sets.is_empty() {
+            wanted.extend(services.all());
+        }
+        let mut known: FxHashMap<Option<Pairs>, usize> = FxHashMap::default();
+        let mut distinct: Vec<Arc<Option<Pairs>>> = Vec::new();
+        let mut pairs_of: FxHashMap<ServiceNumber, usize> = FxHashMap::default();
+        for port in wanted {
+            let pairs = pairs(port, services, view, writing);
+            let index = *known.entry(pairs).or_insert_with_key(|pairs| {
+                distinct.push(Arc::new(pairs.clone()));
+                distinct.len() - 1
+            });
+            pairs_of.insert(port, index);
+        }
+
+        for id in &fresh_sets {
+            let reaches: Vec<ServiceReach> =
+                distinct.iter().map(|pairs| reach(*id, pairs.as_ref().as_ref(), sets, view, writing)).collect();
+            let mut votes: FxHashMap<ServiceReach, usize> = FxHashMap::default();
+            for index in pairs_of.values() {
+                if let Some(reach) = reaches.get(*index) {
+                    *votes.entry(*reach).or_default() += 1;
+                }
+            }
+            let most = votes.into_iter().max_by_key(|(reach, count)| (*count, *reach));
+            let default = most.map_or_else(|| reach(*id, Some(&Vec::new()), sets, view, writing), |(reach, _)| reach);
+            writing.tables.reach_defaults(*id, Some(default));
+            let mut rows = FxHashMap::default();
+            let now = pairs_of.iter().filter_map(|(port, index)| Some((*port, *reaches.get(*index)?)));
+            let gone = services.retired.iter().map(|port| (*port, ServiceReach::Part));
+            for (port, reach) in now.chain(gone).filter(|(_, reach)| *reach != default) {
+                writing.tables.reaches((*id, port), Some(reach));
+                rows.insert(port, reach);
+            }
+            self.sets.insert(*id, SetReach { default, rows });
+        }
+
+        let fresh_sets: FxHashSet<SetId> = fresh_sets.into_iter().collect();
+        let older: Vec<SetId> = self.sets.keys().copied().filter(|id| !fresh_sets.contains(id)).collect();
+        let mut concerned: FxHashSet<(SetId, ServiceNumber)> = ripe.clone();
+        concerned.extend(older.iter().flat_map(|set| changed.iter().map(|port| (*set, *port))));
+        let mut judged: FxHashMap<(SetId, usize), ServiceReach> = FxHashMap::default();
+        for (set, port) in concerned {
+            let Some(index) = pairs_of.get(&port) else { continue };
+            let Some(pairs) = distinct.get(*index) else { continue };
+            let target = *(judged.entry((set, *index)))
+                .or_insert_with(|| reach(set, pairs.as_ref().as_ref(), sets, view, writing));
+            let Some(state) = self.sets.get_mut(&set) else { continue };
+            let before = state.rows.get(&port).copied().unwrap_or(state.default);
+            let settled = fresh_ports.contains(&port) || (ripe.contains(&(set, port)) && !changed.contains(&port));
+            let shown = if settled || before == target { target } else { ServiceReach::Part };
+            if shown == target {
+                self.pending.remove(&(set, port));
+            } else {
+                self.pending.insert((set, port));
+            }
+            if before != shown && !fresh_ports.contains(&port) {
+                differing.insert(set);
+            }
+            if shown == state.default {
+                state.rows.remove(&port);
+                writing.tables.reaches((set, port), None);
+            } else {
+                state.rows.insert(port, shown);
+                writing.tables.reaches((set, port), Some(shown));
+            }
+        }
+        differing
+    }
+}
+
+fn pairs(port: ServiceNumber, services: &Services, view: &View<'_>, writing: &Writing<'_>) -> Option<Pairs> {
+    let (protocol, backends) = services.get(port)?;
+    let mut seen = FxHashSet::default();
+    let mut pairs = Vec::new();
+    for backend in backends? {
+        let port = super::ports::class_of(writing.tables, protocol, backend.port);
+        let pair = ((view.class_of)(backend.address), port, (view.owner)(backend.address));
+        if seen.insert(pair.clone()) {
+            pairs.push(pair);
+        }
+    }
+    Some(pairs)
+}
+
+fn reach(
+    id: SetId,
+    pairs: Option<&Pairs>,
+    sets: &mut Sets,
+    view: &View<'_>,
+    writing: &mut Writing<'_>,
+) -> ServiceReach {
+    let Some(pairs) = pairs else { return ServiceReach::Part };
+    if pairs.is_empty() {
+        let isolation = sets.get(id).and_then(|set| set.isolation);
+        return isolation.map_or(ServiceReach::All, |verdict| ServiceReach::None(verdict.rule));
+    }
+    let mut allowed = 0_usize;
+    let mut denial = None;
+    for (class, port, owner) in pairs {
+        let mut verdict_for = |itself| {
+            let profile = sets.profile(id, *class, itself, view.classes, writing)?;
+            Some(writing.profiles.verdict(profile, *port, writing.ports))
+        };
+        let Some(verdict) = verdict_for(false) else { return ServiceReach::Part };
+        let own = owner.as_ref().is_some().then(|| verdict_for(true)).flatten();
+        let user = |owner: &LocalId| {
+            sets.get(id).is_some_and(|set| set.users.contains(owner) || set.past_users.contains(owner))
+        };
+        // Endpoints of one set differ here: the one that is itself the backend may reach it when the others may not.
+        if own.is_some_and(|own| own.verdict != verdict.verdict) && owner.as_ref().is_some_and(user) {
+            return ServiceReach::Part;
+        }
+        match verdict.verdict {
+            Verdict::Allow => allowed += 1,
+            Verdict::Deny => denial = denial.or(Some(verdict.rule)),
+        }
+    }
+    match denial {
+        None => ServiceReach::All,
+        Some(rule) if allowed == 0 => ServiceReach::None(rule),
+        Some(_) => ServiceReach::Part,
+    }
+}

@@ -1,0 +1,488 @@
+//! Policy sets: the compiled policy of one direction, shared by endpoints with the same applicable rules.
+
+use std::collections::BTreeSet;
+use std::sync::Arc;
+
+use rustc_hash::{FxHashMap, FxHashSet};
+
+use super::atoms::{self, AtomId, Atoms, Question as PeerQuestion, Signature};
+use super::classes::Classes;
+use super::numbers::Allocator;
+use super::pods::Pods;
+use super::ports::{Ports, Question};
+use super::profiles::{Content, Profiles};
+use super::rules::{Reader, RuleNumbers, SetRule, names_asked};
+use super::tables::Tables;
+use crate::model::{Direction, NamedPort, PolicyId, Protocol, Rule, Verdict};
+use crate::state::{ClassId, LocalId, ProfileId, RuleCause, RuleNumber, SetId, TableVerdict};
+
+/// The rules of one policy for one direction. The number is new whenever the rules are.
+#[derive(Debug)]
+pub(super) struct PolicyRules {
+    pub(super) id: u32,
+    pub(super) policy: PolicyId,
+    pub(super) rules: Vec<Rule>,
+}
+
+/// A tier: the policies of it that apply, in order, and whether it ends with a denial.
+#[derive(Debug)]
+pub(super) struct Tier {
+    pub(super) policies: Vec<Arc<PolicyRules>>,
+    pub(super) denies: bool,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct SetKey {
+    direction: Direction,
+    tiers: Vec<(Vec<u32>, bool)>,
+    own_ports: Vec<NamedPort>,
+    /// The rules did not fit: only the tiers' ends are there.
+    bare: bool,
+}
+
+#[derive(Debug)]
+struct SetTier {
+    rules: Vec<SetRule>,
+    end: Option<TableVerdict>,
+}
+
+/// One policy set.
+#[derive(Debug)]
+pub(super) struct Set {
+    key: SetKey,
+    tiers: Vec<SetTier>,
+    atoms: Signature,
+    questions: BTreeSet<Question>,
+    rules: BTreeSet<RuleNumber>,
+    /// Names of peers' ports, and the atoms of the numbers that stand for them.
+    named: Vec<(Arc<str>, Protocol)>,
+    numbers: FxHashMap<AtomId, (usize, u16)>,
+    /// What denies traffic that no rule of the first denying tier allows.
+    pub(super) isolation: Option<TableVerdict>,
+    /// Endpoints that use the set now, and those that did since the tables last settled.
+    pub(super) users: BTreeSet<LocalId>,
+    pub(super) past_users: BTreeSet<LocalId>,
+    default: ProfileId,
+    /// The profile of peers of which no atom holds.
+    quiet: ProfileId,
+    rows: FxHashMap<ClassId, ProfileId>,
+    itself: FxHashMap<ClassId, ProfileId>,
+    memo: FxHashMap<(Signature, bool), ProfileId>,
+}
+
+impl Set {
+    pub(super) fn direction(&self) -> Direction {
+        self.key.direction
+    }
+
+    /// What the rules say of a peer of which exactly these atoms of the set hold.
+    fn content(&self, holding: &[AtomId], itself: bool) -> Content {
+        let numbers = |name: usize| -> Vec<u16> {
+            let declared = holding.iter().filter_map(|id| self.numbers.get(id));
+            declared.filter(|(index, _)| *index == name).map(|(_, number)| *number).collect()
+        };
+        let mut content = Content::default();
+        for tier in &self.tiers {
+            let matching = tier.rules.iter().filter(|rule| rule.peer.matches(holding, itself));
+            content.push(matching.filter_map(|rule| rule.line(&numbers)), tier.end);
+        }
+        content
+    }
+}
+
+/// What is needed to write profiles.
+pub(super) struct Writing<'a> {
+    pub(super) profiles: &'a mut Profiles,
+    pub(super) ports: &'a Ports,
+    pub(super) tables: &'a mut Tables,
+    pub(super) now: u64,
+}
+
+/// What is needed to read rules.
+pub(super) struct Reading<'a> {
+    pub(super) atoms: &'a mut Atoms,
+    pub(super) ports: &'a mut Ports,
+    pub(super) pods: &'a Pods,
+    pub(super) rules: &'a mut RuleNumbers,
+    pub(super) tables: &'a mut Tables,
+    pub(super) now: u64,
+}
+
+/// All live sets, retired ones (without users, but perhaps still in force) among them.
+#[derive(Debug)]
+pub(super) struct Sets {
+    known: FxHashMap<SetKey, SetId>,
+    sets: FxHashMap<SetId, Set>,
+    by_atom: FxHashMap<AtomId, FxHashSet<SetId>>,
+    by_name: FxHashMap<(Arc<str>, Protocol), FxHashSet<SetId>>,
+    /// Sets whose default is not the profile of peers of which no atom holds: each class needs a look.
+    irregular: FxHashSet<SetId>,
+    /// Made since the last [`Self::write_fresh`].
+    fresh: Vec<SetId>,
+    numbers: Allocator,
+}
+
+impl Sets {
+    pub(super) fn new(first: u32) -> Self {
+        Self {
+            known: FxHashMap::default(),
+            sets: FxHashMap::default(),
+            by_atom: FxHashMap::default(),
+            by_name: FxHashMap::default(),
+            irregular: FxHashSet::default(),
+            fresh: Vec::new(),
+            numbers: Allocator::new(first.max(1), 1 << 28, 1 << 12),
+        }
+    }
+
+    /// The set of these rules, read if it is new. The second value is false where the rules ask about more ports than the
+    /// tables can tell apart, so that only the tiers' ends are in the set.
+    pub(super) fn intern(
+        &mut self,
+        direction: Direction,
+        tiers: &[Tier],
+        own_ports: &[NamedPort],
+        reading: &mut Reading<'_>,
+    ) -> (SetId, bool) {
+        let mut relevant = Vec::new();
+        if direction == Direction::Ingress {
+            let rules = tiers.iter().flat_map(|tier| &tier.policies).flat_map(|policy| &policy.rules);
+            let names = names_asked(rules);
+            relevant.extend(own_ports.iter().filter(|port| names.contains(&(&port.name, port.protocol))).cloned());
+            relevant.sort_unstable();
+            relevant.dedup();
+        }
+        let numbers = |tier: &Tier| (tier.policies.iter().map(|policy| policy.id).collect(), tier.denies);
+        let mut key =
+            SetKey { direction, tiers: tiers.iter().map(numbers).collect(), own_ports: relevant, bare: false };
+        if let Some(id) = self.known.get(&key) {
+            return (*id, true);
+        }
+        key.bare = reading.ports.questions() >= Ports::MOST_QUESTIONS;
+        if key.bare {
+            if let Some(id) = self.known.get(&key) {
+                return (*id, false);
+            }
+        }
+        let fits = !key.bare;
+        (self.read(key, tiers, reading), fits)
+    }
+
+    fn read(&mut self, key: SetKey, tiers: &[Tier], reading: &mut Reading<'_>) -> SetId {
+        let id = SetId(self.numbers.take(reading.now));
+        let mut reader = Reader {
+            atoms: reading.atoms,
+            numbers: reading.rules,
+            tables: reading.tables,
+            now: reading.now,
+            direction: key.direction,
+            own_ports: &key.own_ports,
+            asked: super::rules::Asked::default(),
+        };
+        let mut set_tiers = Vec::with_capacity(tiers.len());
+        for tier in tiers {
+            let mut rules = Vec::new();
+            for policy in tier.policies.iter().filter(|_| !key.bare) {
+                rules.extend(policy.rules.iter().filter_map(|rule| reader.rule(&policy.policy, rule)));
+            }
+            let first = tier.policies.first().filter(|_| tier.denies);
+            let end = first.map(|first| reader.verdict(Verdict::Deny, &first.policy, RuleCause::Isolation));
+            set_tiers.push(SetTier { rules, end });
+        }
+        let asked = reader.asked;
+        for question in &asked.questions {
+            reading.ports.ask(*question);
+        }
+        let set = Set {
+            key: key.clone(),
+            isolation: set_tiers.iter().find_map(|tier| tier.end),
+            tiers: set_tiers,
+            atoms: asked.atoms.iter().copied().collect(),
+            questions: asked.questions,
+            rules: asked.rules,
+            named: asked.named,
+            numbers: FxHashMap::default(),
+            users: BTreeSet::new(),
+            past_users: BTreeSet::new(),
+            default: ProfileId(0),
+            quiet: ProfileId(0),
+            rows: FxHashMap::default(),
+            itself: FxHashMap::default(),
+            memo: FxHashMap::default(),
+        };
+        for atom in &set.atoms {
+            self.by_atom.entry(*atom).or_default().insert(id);
+        }
+        for name in &set.named {
+            self.by_name.entry(name.clone()).or_default().insert(id);
+        }
+        let named = set.named.clone();
+        self.known.insert(key, id);
+        self.sets.insert(id, set);
+        for (name, protocol) in named {
+            for number in reading.pods.numbers(&name, protocol) {
+                self.add_number_to(id, &name, protocol, number, reading);
+            }
+        }
+        self.fresh.push(id);
+        id
+    }
+
+    /// Pods declare a number under a name for the first time: every set that asks for the name learns it.
+    pub(super) fn add_number(&mut self, name: &Arc<str>, protocol: Protocol, number: u16, reading: &mut Reading<'_>) {
+        let sets: Vec<SetId> = self.by_name.get(&(Arc::clone(name), protocol)).into_iter().flatten().copied().collect();
+        for id in sets {
+            self.add_number_to(id, name, protocol, number, reading);
+        }
+    }
+
+    fn add_number_to(
+        &mut self,
+        id: SetId,
+        name: &Arc<str>,
+        protocol: Protocol,
+        number: u16,
+        reading: &mut Reading<'_>,
+    ) {
+        let Some(set) = self.sets.get_mut(&id) else { return };
+        let question = PeerQuestion::Port(Arc::clone(name), protocol, number);
+        if reading.atoms.find(&question).is_some_and(|atom| set.numbers.contains_key(&atom)) {
+            return;
+        }
+        let Some(index) = set.named.iter().position(|known| known.0 == *name && known.1 == protocol) else { return };
+        let atom = reading.atoms.ask(question);
+        atoms::insert(&mut set.atoms, atom);
+        set.numbers.insert(atom, (index, number));
+        let question = Question { protocol, first: number, last: number };
+        if set.questions.insert(question) {
+            reading.ports.ask(question);
+        }
+        self.by_atom.entry(atom).or_default().insert(id);
+    }
+
+    /// Takes numbers away from all sets that no pod declares any more under the name that stands for them. The questions
+    /// about the ports stay while the set lives.
+    pub(super) fn drop_unused_numbers(&mut self, atoms: &mut Atoms, pods: &Pods) {
+        for (id, set) in &mut self.sets {
+            if set.numbers.is_empty() {
+                continue;
+            }
+            let unused: Vec<AtomId> = (set.numbers.iter())
+                .filter(|(_, (index, number))| {
+                    set.named.get(*index).is_none_or(|(name, protocol)| !pods.numbers(name, *protocol).contains(number))
+                })
+                .map(|(atom, _)| *atom)
+                .collect();
+            for atom in unused {
+                set.numbers.remove(&atom);
+                atoms::remove(&mut set.atoms, atom);
+                set.memo.retain(|(holding, _), _| holding.binary_search(&atom).is_err());
+                atoms.forget(atom);
+                unlink(&mut self.by_atom, &atom, *id);
+            }
+        }
+    }
+
+    /// Writes the rows of sets made since the last call, for every class. Gives the sets.
+    pub(super) fn write_fresh(&mut self, classes: &Classes, writing: &mut Writing<'_>) -> Vec<SetId> {
+        let fresh = std::mem::take(&mut self.fresh);
+        for id in &fresh {
+            let Some(set) = self.sets.get_mut(id) else { continue };
+            let quiet = profile(set, Vec::new(), false, writing);
+            let mut votes: FxHashMap<ProfileId, usize> = FxHashMap::default();
+            let mut rows = Vec::new();
+            for (class, holding) in classes.concerned(&set.atoms) {
+                let profile = profile(set, holding, false, writing);
+                *votes.entry(profile).or_default() += 1;
+                rows.push((class, profile));
+            }
+            *votes.entry(quiet).or_default() += classes.count() - rows.len();
+            let most = votes.into_iter().max_by_key(|(profile, count)| (*count, *profile == quiet, profile.0));
+            set.quiet = quiet;
+            set.default = most.map_or(quiet, |(profile, _)| profile);
+            writing.tables.set_defaults(*id, Some(set.default));
+            if set.default != quiet {
+                self.irregular.insert(*id);
+                let loud: FxHashSet<ClassId> = rows.iter().map(|(class, _)| *class).collect();
+                rows.extend(classes.all().filter(|class| !loud.contains(class)).map(|class| (class, quiet)));
+            }
+            for (class, profile) in rows.into_iter().filter(|(_, profile)| *profile != set.default) {
+                writing.tables.profiles((*id, class, false), Some(profile));
+                set.rows.insert(class, profile);
+            }
+        }
+        fresh
+    }
+
+    /// Writes the rows of new classes in all sets.
+    pub(super) fn add_classes(&mut self, fresh: &[ClassId], classes: &Classes, writing: &mut Writing<'_>) {
+        for class in fresh {
+            let signature = classes.signature(*class);
+            let asking = signature.iter().filter_map(|atom| self.by_atom.get(atom)).flatten();
+            let concerned: BTreeSet<SetId> = asking.chain(&self.irregular).copied().collect();
+            for id in concerned {
+                let Some(set) = self.sets.get_mut(&id) else { continue };
+                let profile = profile(set, atoms::common(&set.atoms, signature), false, writing);
+                if profile != set.default {
+                    writing.tables.profiles((id, *class, false), Some(profile));
+                    set.rows.insert(*class, profile);
+                }
+            }
+        }
+    }
+
+    /// Takes the rows of classes away that are gone.
+    pub(super) fn drop_classes(&mut self, gone: &[(ClassId, Signature)], tables: &mut Tables) {
+        for (class, _) in gone {
+            for (id, set) in &mut self.sets {
+                if set.rows.remove(class).is_some() {
+                    tables.profiles((*id, *class, false), None);
+                }
+                if set.itself.remove(class).is_some() {
+                    tables.profiles((*id, *class, true), None);
+                }
+            }
+        }
+    }
+
+    /// Writes the rows for the classes that an endpoint's own addresses have; the others go where `only` says so.
+    pub(super) fn write_itself(
+        &mut self,
+        id: SetId,
+        own: &FxHashSet<ClassId>,
+        only: bool,
+        classes: &Classes,
+        writing: &mut Writing<'_>,
+    ) {
+        let Some(set) = self.sets.get_mut(&id) else { return };
+        if only {
+            set.itself.retain(|class, _| {
+                let stays = own.contains(class);
+                if !stays {
+                    writing.tables.profiles((id, *class, true), None);
+                }
+                stays
+            });
+        }
+        for class in own {
+            if set.itself.contains_key(class) {
+                continue;
+            }
+            let holding = atoms::common(&set.atoms, classes.signature(*class));
+            let profile = profile(set, holding, true, writing);
+            if profile != set.default {
+                writing.tables.profiles((id, *class, true), Some(profile));
+                set.itself.insert(*class, profile);
+            }
+        }
+    }
+
+    /// The profile of a class; `itself`: seen by the endpoint that has the address.
+    pub(super) fn profile(
+        &mut self,
+        id: SetId,
+        class: ClassId,
+        itself: bool,
+        classes: &Classes,
+        writing: &mut Writing<'_>,
+    ) -> Option<ProfileId> {
+        let set = self.sets.get_mut(&id)?;
+        if !itself {
+            return Some(set.rows.get(&class).copied().unwrap_or(set.default));
+        }
+        let holding = atoms::common(&set.atoms, classes.signature(class));
+        Some(profile(set, holding, true, writing))
+    }
+
+    /// Sets that ask one of the atoms in which two signatures differ.
+    pub(super) fn telling_apart(&self, one: &[AtomId], other: &[AtomId]) -> BTreeSet<SetId> {
+        let left = one.iter().filter(|id| other.binary_search(id).is_err());
+        let right = other.iter().filter(|id| one.binary_search(id).is_err());
+        left.chain(right).filter_map(|atom| self.by_atom.get(atom)).flatten().copied().collect()
+    }
+
+    pub(super) fn get(&self, id: SetId) -> Option<&Set> {
+        self.sets.get(&id)
+    }
+
+    pub(super) fn get_mut(&mut self, id: SetId) -> Option<&mut Set> {
+        self.sets.get_mut(&id)
+    }
+
+    pub(super) fn iter(&self) -> impl Iterator<Item = (SetId, &Set)> {
+        self.sets.iter().map(|(id, set)| (*id, set))
+    }
+
+    /// Whether there are sets that nobody uses, or that somebody left.
+    pub(super) fn has_retired(&self) -> bool {
+        self.sets.values().any(|set| set.users.is_empty() || !set.past_users.is_empty())
+    }
+
+    /// Lets go of the sets that nobody uses. Gives them.
+    pub(super) fn drop_retired(&mut self, reading: &mut Reading<'_>) -> Vec<SetId> {
+        let gone: Vec<SetId> = self.iter().filter(|(_, set)| set.users.is_empty()).map(|(id, _)| id).collect();
+        for id in &gone {
+            let Some(set) = self.sets.remove(id) else { continue };
+            for atom in set.atoms {
+                reading.atoms.forget(atom);
+                unlink(&mut self.by_atom, &atom, *id);
+            }
+            for name in set.named {
+                unlink(&mut self.by_name, &name, *id);
+            }
+            for question in set.questions {
+                reading.ports.forget(question);
+            }
+            for rule in set.rules {
+                reading.rules.release(rule);
+            }
+            for class in set.rows.into_keys() {
+                reading.tables.profiles((*id, class, false), None);
+            }
+            for class in set.itself.into_keys() {
+                reading.tables.profiles((*id, class, true), None);
+            }
+            reading.tables.set_defaults(*id, None);
+            self.known.remove(&set.key);
+            self.irregular.remove(id);
+            self.numbers.release(id.0, reading.now);
+        }
+        for set in self.sets.values_mut() {
+            set.past_users.clear();
+        }
+        gone
+    }
+
+    /// The profiles that some row names; what sets remember of others is forgotten.
+    pub(super) fn profiles_in_use(&mut self) -> FxHashSet<ProfileId> {
+        let mut used = FxHashSet::default();
+        for set in self.sets.values() {
+            used.extend([set.default, set.quiet]);
+            used.extend(set.rows.values().chain(set.itself.values()));
+        }
+        for set in self.sets.values_mut() {
+            set.memo.retain(|_, profile| used.contains(profile));
+        }
+        used
+    }
+}
+
+fn profile(set: &mut Set, holding: Signature, itself: bool, writing: &mut Writing<'_>) -> ProfileId {
+    let key = (holding, itself);
+    if let Some(profile) = set.memo.get(&key) {
+        return *profile;
+    }
+    let content = set.content(&key.0, itself);
+    let profile = writing.profiles.intern(content, writing.ports, writing.tables, writing.now);
+    set.memo.insert(key, profile);
+    profile
+}
+
+fn unlink<K: Eq + std::hash::Hash>(index: &mut FxHashMap<K, FxHashSet<SetId>>, key: &K, id: SetId) {
+    if let Some(sets) = index.get_mut(key) {
+        sets.remove(&id);
+        if sets.is_empty() {
+            index.remove(key);
+        }
+    }
+}

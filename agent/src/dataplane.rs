@@ -1,0 +1,115 @@
+//! The kernel's side of enforcement: the door to BPF.
+//!
+//! Maps and links are pinned under one directory, so that they outlive the agent: a new one finds them, swaps the
+//! programs atomically and goes on. The directory carries the layout's version and belongs to one network namespace.
+
+mod attach;
+mod clock;
+mod counters;
+mod host;
+mod load;
+mod memory;
+mod ranges;
+mod uninstall;
+
+use std::io;
+use std::path::{Path, PathBuf};
+
+pub use attach::Hooks;
+pub use counters::Counters;
+pub use host::{grace_period, namespace_of_this_thread};
+pub use load::{Dataplane, Found, Settings};
+pub use ranges::RangeTable;
+pub use uninstall::{Removed, uninstall};
+
+/// The layout's version: part of every pin's path, raised when any table's layout changes.
+pub const LAYOUT: &str = "v1";
+
+/// Why the kernel cannot be used, or refused something.
+#[derive(Debug, thiserror::Error)]
+pub enum DataplaneError {
+    /// The agent was built without its programs.
+    #[error("this binary was built without its BPF programs: run `cargo xtask build-ebpf`, then build it again")]
+    NoPrograms,
+    /// A capability is missing.
+    #[error("missing {missing}: the agent must run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")]
+    Capability {
+        /// What the kernel refused.
+        missing: &'static str,
+    },
+    /// The kernel is older than 5.10.
+    #[error("this kernel ({release}) is too old: 5.10 or newer is needed")]
+    Kernel {
+        /// `uname -r`.
+        release: String,
+    },
+    /// No BPF file system where the pins should be.
+    #[error("{} is not on a BPF file system, and none could be mounted there: {source}; mount one with `mount -t bpf bpf /sys/fs/bpf`", path.display())]
+    NoBpffs {
+        /// The pin directory.
+        path: PathBuf,
+        /// What the system says.
+        source: io::Error,
+    },
+    /// The pins are another network namespace's.
+    #[error("{} belongs to another network namespace: give this one a --pin-dir of its own", path.display())]
+    OtherNamespace {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// The programs or maps could not be loaded.
+    #[error("cannot load the BPF programs: {0}")]
+    Load(#[from] aya::EbpfError),
+    /// A program was refused.
+    #[error("program {name}: {source}")]
+    Program {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: aya::programs::ProgramError,
+    },
+    /// A map is not there or not of the expected kind.
+    #[error("map {name}: {source}")]
+    Map {
+        /// Which.
+        name: &'static str,
+        /// Why.
+        source: aya::maps::MapError,
+    },
+    /// A hook could not be taken.
+    #[error("cannot attach to {device} ({hook}): {reason}")]
+    Attach {
+        /// The device.
+        device: String,
+        /// Which hook.
+        hook: &'static str,
+        /// Why.
+        reason: String,
+    },
+    /// A file operation failed.
+    #[error("{}: {source}", path.display())]
+    File {
+        /// Which file.
+        path: PathBuf,
+        /// Why.
+        source: io::Error,
+    },
+    /// A call of the kernel failed.
+    #[error("{call}: {source}")]
+    Call {
+        /// Which.
+        call: &'static str,
+        /// Why.
+        source: io::Error,
+    },
+}
+
+impl DataplaneError {
+    fn file(path: &Path) -> impl FnOnce(io::Error) -> Self + '_ {
+        move |source| Self::File { path: path.to_owned(), source }
+    }
+
+    fn map(name: &'static str) -> impl FnOnce(aya::maps::MapError) -> Self {
+        move |source| Self::Map { name, source }
+    }
+}

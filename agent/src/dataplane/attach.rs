@@ -1,0 +1,158 @@
+//! Programs on devices: TCX links where the kernel has them, clsact filters otherwise.
+
+use std::path::PathBuf;
+
+use aya::programs::links::{FdLink, PinnedLink};
+use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
+use aya::programs::{LinkOrder, SchedClassifier, TcAttachType, tc};
+
+use super::load::program;
+use super::{Dataplane, DataplaneError};
+
+/// What runs on a device.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Hooks {
+    /// A pod's host veth: `from_pod` and `to_pod`.
+    Endpoint,
+    /// Any other exit: `from_uplink` and `to_uplink`.
+    Exit {
+        /// Whether packets have Ethernet headers there.
+        ethernet: bool,
+    },
+}
+
+impl Hooks {
+    /// The programs for packets that come in and go out at the device.
+    const fn programs(self) -> [(&'static str, TcAttachType); 2] {
+        let (ingress, egress) = match self {
+            Self::Endpoint => ("from_pod", "to_pod"),
+            Self::Exit { ethernet: true } => ("from_uplink", "to_uplink"),
+            Self::Exit { ethernet: false } => ("from_uplink_l3", "to_uplink_l3"),
+        };
+        [(ingress, TcAttachType::Ingress), (egress, TcAttachType::Egress)]
+    }
+}
+
+/// The filter's place under clsact: priority 1, since a filter before ours could hide packets from it, and a handle that
+/// nobody else uses (others take 1:1).
+const PRIORITY: u16 = 1;
+const HANDLE: u16 = 0x5043;
+
+const fn handle() -> TcHandle {
+    TcHandle::new(0, HANDLE)
+}
+
+impl Dataplane {
+    /// Puts programs on a device, in place of what is there of ours. Idempotent.
+    ///
+    /// # Errors
+    /// The device is gone, or the kernel refuses.
+    pub fn attach(&mut self, ifindex: u32, device: &str, hooks: Hooks) -> Result<(), DataplaneError> {
+        for (name, direction) in hooks.programs() {
+            let pin = self.link_pin(ifindex, direction);
+            let tcx = self.tcx;
+            let program = program(&mut self.ebpf, name)?;
+            let outcome = if tcx {
+                attach_tcx(program, device, direction, &pin)
+            } else {
+                attach_clsact(program, device, direction)
+            };
+            let failed = |reason| DataplaneError::Attach { device: device.to_owned(), hook: name, reason };
+            outcome.map_err(failed)?;
+        }
+        Ok(())
+    }
+
+    /// Takes our programs off a device, which may be gone.
+    pub fn detach(&self, ifindex: u32, device: Option<&str>) {
+        for direction in [TcAttachType::Ingress, TcAttachType::Egress] {
+            // A link ends with its last reference, and its pin is that.
+            drop(std::fs::remove_file(self.link_pin(ifindex, direction)));
+            if let (false, Some(device)) = (self.tcx, device) {
+                detach_clsact(device, direction);
+            }
+        }
+    }
+
+    /// Devices that links are pinned for.
+    #[must_use]
+    pub fn pinned_devices(&self) -> Vec<u32> {
+        let Ok(entries) = std::fs::read_dir(self.dir.join("links")) else { return Vec::new() };
+        let names = entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
+        let mut devices: Vec<u32> = names.filter_map(|name| name.split('-').next()?.parse().ok()).collect();
+        devices.sort_unstable();
+        devices.dedup();
+        devices
+    }
+
+    fn link_pin(&self, ifindex: u32, direction: TcAttachType) -> PathBuf {
+        let hook = if direction == TcAttachType::Ingress { "ingress" } else { "egress" };
+        self.dir.join("links").join(format!("{ifindex}-{hook}"))
+    }
+}
+
+fn attach_tcx(
+    program: &mut SchedClassifier,
+    device: &str,
+    direction: TcAttachType,
+    pin: &PathBuf,
+) -> Result<(), String> {
+    if let Ok(pinned) = PinnedLink::from_pin(pin) {
+        let link = SchedClassifierLink::try_from(FdLink::from(pinned)).map_err(|error| error.to_string())?;
+        // An update of a link whose device is gone fails: then the pin is a leftover.
+        if let Ok(id) = program.attach_to_link(link) {
+            return keep(program, id).map(drop);
+        }
+        std::fs::remove_file(pin).map_err(|error| error.to_string())?;
+    }
+    let options = TcAttachOptions::TcxOrder(LinkOrder::first());
+    let id = program.attach_with_options(device, direction, options).map_err(explain)?;
+    let link = keep(program, id)?;
+    let link = FdLink::try_from(link).map_err(|error| error.to_string())?;
+    link.pin(pin).map_err(|error| error.to_string())?;
+    Ok(())
+}
+
+fn keep(program: &mut SchedClassifier, id: tc::SchedClassifierLinkId) -> Result<SchedClassifierLink, String> {
+    program.take_link(id).map_err(|error| error.to_string())
+}
+
+fn attach_clsact(program: &mut SchedClassifier, device: &str, direction: TcAttachType) -> Result<(), String> {
+    match tc::qdisc_add_clsact(device) {
+        Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
+        Err(error) => return Err(error.to_string()),
+    }
+    let handle = handle();
+    let id = match SchedClassifierLink::attached(device, direction, PRIORITY, handle, None) {
+        Ok(link) => program.attach_to_link(link),
+        Err(_) => program.attach_with_options(device, direction, options()),
+    };
+    let id = match id {
+        Ok(id) => id,
+        // There was no such filter to replace.
+        Err(_) => program.attach_with_options(device, direction, options()).map_err(explain)?,
+    };
+    // The filter belongs to the device; dropping the link would remove it.
+    std::mem::forget(keep(program, id)?);
+    Ok(())
+}
+
+fn options() -> TcAttachOptions {
+    TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: handle(), ..NlOptions::default() })
+}
+
+fn detach_clsact(device: &str, direction: TcAttachType) {
+    if let Ok(link) = SchedClassifierLink::attached(device, direction, PRIORITY, handle(), None) {
+        drop(aya::programs::links::Link::detach(link));
+    }
+}
+
+fn explain(error: aya::programs::ProgramError) -> String {
+    let mut text = error.to_string();
+    let mut source: &dyn std::error::Error = &error;
+    while let Some(next) = source.source() {
+        text = format!("{text}: {next}");
+        source = next;
+    }
+    text
+}

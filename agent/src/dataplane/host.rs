@@ -1,0 +1,115 @@
+//! What the agent needs of the machine: kernel, capabilities, a BPF file system; and its network namespace's name.
+
+use std::io;
+use std::os::fd::AsRawFd;
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::DataplaneError;
+
+/// The oldest kernel that the programs are made for.
+const OLDEST: (u32, u32) = (5, 10);
+
+/// Checks the kernel's version.
+pub(super) fn check_kernel() -> Result<(), DataplaneError> {
+    let uname = nix::sys::utsname::uname().map_err(|error| call("uname", error.into()))?;
+    let release = uname.release().to_string_lossy().into_owned();
+    let mut numbers = release.split(|c: char| !c.is_ascii_digit()).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next().unwrap_or(0), numbers.next().unwrap_or(0));
+    if version < OLDEST { Err(DataplaneError::Kernel { release }) } else { Ok(()) }
+}
+
+/// Whether the kernel has TCX links (6.6).
+pub(super) fn has_tcx() -> bool {
+    aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0))
+}
+
+/// Makes sure that a directory is on a BPF file system, mounting one at /sys/fs/bpf if that is where it is missing.
+pub(super) fn ensure_bpffs(dir: &Path) -> Result<(), DataplaneError> {
+    let is_bpf = |path: &Path| {
+        let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+        statfs(existing).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+    };
+    if !is_bpf(dir) {
+        let standard = Path::new("/sys/fs/bpf");
+        let failed = |source| DataplaneError::NoBpffs { path: dir.to_owned(), source };
+        if !dir.starts_with(standard) {
+            return Err(failed(io::Error::new(io::ErrorKind::InvalidInput, "the pin directory is elsewhere")));
+        }
+        mount(Some("bpf"), standard, Some("bpf"), MsFlags::empty(), None::<&str>)
+            .map_err(|error| failed(error.into()))?;
+        tracing::info!("mounted a BPF file system at {}", standard.display());
+    }
+    std::fs::create_dir_all(dir).map_err(DataplaneError::file(dir))
+}
+
+/// A number that names this thread's network namespace: its cookie, which the kernel never gives twice (5.14), or else
+/// the inode of its file.
+///
+/// # Errors
+/// The namespace's file cannot be read.
+pub fn namespace_of_this_thread() -> Result<u64, DataplaneError> {
+    if let Some(cookie) = cookie() {
+        return Ok(cookie);
+    }
+    let path = Path::new("/proc/thread-self/ns/net");
+    Ok(std::fs::metadata(path).map_err(DataplaneError::file(path))?.ino())
+}
+
+fn cookie() -> Option<u64> {
+    let socket = std::net::UdpSocket::bind("0.0.0.0:0").ok()?;
+    let (mut cookie, mut length) = (0_u64, 8);
+    // SAFETY: the option's value is a u64; both pointers are valid for the call.
+    let status = unsafe {
+        libc::getsockopt(
+            socket.as_raw_fd(),
+            libc::SOL_SOCKET,
+            SO_NETNS_COOKIE,
+            (&raw mut cookie).cast(),
+            &raw mut length,
+        )
+    };
+    (status == 0).then_some(cookie)
+}
+
+/// include/uapi/asm-generic/socket.h, since 5.14.
+const SO_NETNS_COOKIE: libc::c_int = 71;
+
+/// Waits until every packet program that is running now has ended: `membarrier(MEMBARRIER_CMD_GLOBAL)` is the system
+/// call that waits for an RCU grace period (kernel/sched/membarrier.c), and programs run inside one.
+///
+/// # Errors
+/// The kernel has CPUs in full dynticks mode, where the call is refused.
+pub fn grace_period() -> Result<(), DataplaneError> {
+    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
+    // SAFETY: takes numbers only.
+    let status = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
+    if status == 0 { Ok(()) } else { Err(call("membarrier", io::Error::last_os_error())) }
+}
+
+pub(super) fn call(call: &'static str, source: io::Error) -> DataplaneError {
+    DataplaneError::Call { call, source }
+}
+
+/// Before 5.11 maps count against RLIMIT_MEMLOCK. Where raising it is refused, loading will say so.
+pub(super) fn raise_memory_limit() {
+    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a valid structure.
+    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+}
+
+/// The first capability that the agent needs and does not have.
+pub(super) fn missing_capability() -> Option<&'static str> {
+    let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
+    let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
+    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
+    let has = |number: u32| effective & 1 << number != 0;
+    // CAP_SYS_ADMIN (21) includes CAP_BPF (39) and CAP_PERFMON (38), and is all there was before 5.8.
+    [(12, "CAP_NET_ADMIN", has(12)), (39, "CAP_BPF", has(39) || has(21)), (38, "CAP_PERFMON", has(38) || has(21))]
+        .into_iter()
+        .find(|(_, _, present)| !present)
+        .map(|(_, name, _)| name)
+}

@@ -1,0 +1,86 @@
+//! The kernel's longest-prefix table of ranges.
+
+use std::net::IpAddr;
+
+use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{MapData, MapError};
+use ipnet::IpNet;
+use portcullis_common::Address;
+use portcullis_common::layout::RangeKey;
+
+use super::{DataplaneError, host};
+use crate::state::plan::Kernel;
+
+/// A [`RangeKey`] that aya may copy as bytes.
+#[derive(Clone, Copy)]
+#[repr(transparent)]
+struct RawKey(RangeKey);
+
+// SAFETY: twenty bytes of integers without padding.
+unsafe impl Pod for RawKey {}
+
+/// The table of ranges.
+pub struct RangeTable {
+    trie: LpmTrie<MapData, RawKey, u64>,
+}
+
+impl RangeTable {
+    pub(super) fn new(map: aya::maps::Map) -> Result<Self, DataplaneError> {
+        Ok(Self { trie: LpmTrie::try_from(map).map_err(DataplaneError::map("RANGES"))? })
+    }
+
+    fn key(bank: u32, net: IpNet) -> Key<RawKey> {
+        let address: IpAddr = net.network();
+        let [first, second] = Address::from(address).words;
+        let address = [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32];
+        let mapped = if net.addr().is_ipv4() { 96 } else { 0 };
+        Key::new(32 + mapped + u32::from(net.prefix_len()), RawKey(RangeKey { bank, address }))
+    }
+
+    /// Removes every range of a bank.
+    ///
+    /// # Errors
+    /// The kernel refuses.
+    pub fn clear(&mut self, bank: u32) -> Result<usize, DataplaneError> {
+        // Iterating a trie starts again where its current key is gone: keys are collected before any is removed.
+        let keys: Vec<Key<RawKey>> = self
+            .trie
+            .keys()
+            .filter_map(Result::ok)
+            .filter(|key| {
+                let RawKey(range) = key.data();
+                range.bank == bank
+            })
+            .collect();
+        for key in &keys {
+            self.trie.remove(key).map_err(DataplaneError::map("RANGES"))?;
+        }
+        Ok(keys.len())
+    }
+}
+
+impl Kernel for RangeTable {
+    type Error = DataplaneError;
+
+    fn put_range(&mut self, bank: u32, net: IpNet, value: u64) -> Result<(), DataplaneError> {
+        let key = Self::key(bank, net);
+        // Kernels before 6.13 allocate trie nodes without waiting and may fail for a moment: once more, then for good.
+        let mut outcome = self.trie.insert(&key, value, 0);
+        if outcome.is_err() {
+            outcome = self.trie.insert(&key, value, 0);
+        }
+        outcome.map_err(DataplaneError::map("RANGES"))
+    }
+
+    fn drop_range(&mut self, bank: u32, net: IpNet) -> Result<(), DataplaneError> {
+        match self.trie.remove(&Self::key(bank, net)) {
+            Ok(()) | Err(MapError::KeyNotFound) => Ok(()),
+            Err(source) => Err(DataplaneError::Map { name: "RANGES", source }),
+        }
+    }
+
+    fn wait(&mut self) -> Result<(), DataplaneError> {
+        host::grace_period()
+    }
+}

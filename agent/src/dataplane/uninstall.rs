@@ -1,0 +1,45 @@
+//! Takes everything of ours away, and nothing else.
+
+use std::path::{Path, PathBuf};
+
+use super::{DataplaneError, LAYOUT, host, load};
+
+/// What was taken away.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Removed {
+    /// Pins of links.
+    pub links: usize,
+    /// Pins of maps.
+    pub maps: usize,
+}
+
+/// Removes the pins under a directory, and with them programs and tables: links end with their last reference.
+///
+/// # Errors
+/// The pins are another network namespace's, or cannot be removed.
+pub fn uninstall(pin_dir: &Path) -> Result<Removed, DataplaneError> {
+    let mut removed = Removed::default();
+    if let Some(owner) = load::owner(pin_dir)?
+        && owner != host::namespace_of_this_thread()?
+    {
+        return Err(DataplaneError::OtherNamespace { path: pin_dir.to_owned() });
+    }
+    let dir = pin_dir.join(LAYOUT);
+    removed.links = empty(&dir.join("links"))?;
+    removed.maps = empty(&dir.join("maps"))?;
+    for folder in [dir.as_path(), pin_dir] {
+        // Other layouts' pins, or a directory that is not ours alone, keep it.
+        drop(std::fs::remove_dir(folder));
+    }
+    Ok(removed)
+}
+
+fn empty(dir: &Path) -> Result<usize, DataplaneError> {
+    let Ok(entries) = std::fs::read_dir(dir) else { return Ok(0) };
+    let files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    for file in &files {
+        std::fs::remove_file(file).map_err(DataplaneError::file(file))?;
+    }
+    std::fs::remove_dir(dir).map_err(DataplaneError::file(dir))?;
+    Ok(files.len())
+}

@@ -1,0 +1,253 @@
+//! Brings the kernel to what the cluster wants: joins matcher, compiler, tables and hooks.
+//!
+//! One pass takes in what changed, compiles, and applies the difference in the order that [`crate::state::plan`] gives.
+//! Nothing here waits for events; the `app` calls it. A pass that fails leaves what was in force, and is tried again.
+
+mod adopt;
+mod devices;
+mod figures;
+mod rules;
+mod slots;
+mod tables;
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::Arc;
+
+use ipnet::IpNet;
+
+use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
+use crate::dataplane::{Dataplane, DataplaneError};
+use crate::endpoints::{self, Matcher, Snapshot};
+use crate::index::Cluster;
+use crate::model::{Change, ObjectKey, Pod};
+use crate::state::LocalId;
+use crate::state::flat::Flat;
+use crate::state::image::{Full, Image};
+use crate::state::plan::StepError;
+
+pub use figures::{Health, RuleCount};
+use rules::RuleTable;
+use slots::Slots;
+
+/// What the operator has decided.
+#[derive(Clone, Debug, Default)]
+pub struct Settings {
+    /// Only pods whose `spec.nodeName` is this (or that have none) are this node's.
+    pub node_name: Option<String>,
+    /// The only devices that are exits besides pods' veths; all that qualify if empty.
+    pub uplinks: BTreeSet<String>,
+    /// The cluster's service ranges.
+    pub service_ranges: Vec<IpNet>,
+    /// Ranges that this node's pods have addresses of, beside those of the Node object.
+    pub pod_ranges: Vec<IpNet>,
+    /// Pods may send from addresses that are not theirs.
+    pub any_source: bool,
+    /// A veth whose pod is not known yet is open, not closed.
+    pub open_pending: bool,
+}
+
+/// Why a pass failed. What was in force is in force.
+#[derive(Debug, thiserror::Error)]
+pub enum ReconcileError {
+    /// A table is full.
+    #[error(transparent)]
+    Full(#[from] Full),
+    /// The kernel refused.
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+}
+
+impl From<StepError<DataplaneError>> for ReconcileError {
+    fn from(error: StepError<DataplaneError>) -> Self {
+        match error {
+            StepError::Full(full) => Self::Full(full),
+            StepError::Kernel(error) => Self::Dataplane(error),
+        }
+    }
+}
+
+/// The joint of everything.
+pub struct Reconciler {
+    settings: Settings,
+    dataplane: Dataplane,
+    image: Image,
+    cluster: Cluster,
+    matcher: Matcher,
+    snapshot: Arc<Snapshot>,
+    compiler: Compiler,
+    dirty: Dirty,
+    node: NodeFacts,
+    /// The bank of tables that this agent writes.
+    bank: u32,
+    /// Rows of the agent before are still in the tables.
+    leftovers: bool,
+    /// What the tables of our bank hold.
+    known: Flat,
+    slots: Slots,
+    rules: RuleTable,
+    /// Pods of this node as last known, for those whose object is gone.
+    last_known: BTreeMap<LocalId, Arc<Pod>>,
+    /// Programs on devices: what is attached where.
+    devices: devices::Devices,
+    /// The number of passes that changed something, and what went wrong in the last one.
+    health: Health,
+    /// Another pass may let go of what was kept for the way.
+    settling: bool,
+}
+
+impl Reconciler {
+    /// Takes over the tables, whatever is in them.
+    pub fn new(settings: Settings, dataplane: Dataplane, image: Image) -> Self {
+        let matcher = Matcher::new(endpoints::Config::default());
+        let mut reconciler = Self {
+            settings,
+            dataplane,
+            image,
+            cluster: Cluster::default(),
+            matcher,
+            snapshot: Arc::default(),
+            compiler: Compiler::new(crate::compile::Numbers::default(), BTreeMap::new()),
+            dirty: Dirty::all(),
+            node: NodeFacts::default(),
+            bank: 0,
+            leftovers: false,
+            known: Flat::default(),
+            slots: Slots::default(),
+            rules: RuleTable::default(),
+            last_known: BTreeMap::new(),
+            devices: devices::Devices::default(),
+            health: Health::default(),
+            settling: false,
+        };
+        reconciler.adopt();
+        reconciler
+    }
+
+    /// Takes in changes of the cluster's objects.
+    pub fn objects(&mut self, changes: impl IntoIterator<Item = Change>) {
+        for change in changes {
+            let key = match &change {
+                Change::Set(object) => object.key(),
+                Change::Gone(key) => key.clone(),
+            };
+            if self.cluster.apply(change) {
+                if let ObjectKey::Pod(pod) = &key
+                    && let Some(pod) = self.cluster.pods.get(pod)
+                {
+                    self.last_known.insert(id_of(pod), pod.clone());
+                }
+                self.dirty.objects.insert(key);
+            }
+        }
+    }
+
+    /// Takes in what the kernel says of devices and addresses.
+    pub fn devices(&mut self, snapshot: Arc<Snapshot>) {
+        self.snapshot = snapshot;
+    }
+
+    /// Whether a pass is worth while though nothing has changed.
+    #[must_use]
+    pub const fn wants_another(&self) -> bool {
+        self.settling
+    }
+
+    /// One pass.
+    ///
+    /// # Errors
+    /// A table is full or the kernel refuses; what was in force stays.
+    pub fn pass(&mut self) -> Result<(), ReconcileError> {
+        let outcome = self.try_pass();
+        match &outcome {
+            Ok(()) => self.health.succeeded(),
+            Err(error) => {
+                self.health.failed(error.to_string());
+                // The compiler is ahead of the tables now: compare everything next time.
+                self.dirty = Dirty::all();
+            }
+        }
+        outcome
+    }
+
+    fn try_pass(&mut self) -> Result<(), ReconcileError> {
+        if self.dirty.all {
+            self.read_last_known();
+        }
+        self.match_devices();
+        let first = !self.health.synced;
+        self.forget_gone_devices();
+        if !first {
+            // Before anything else: a new pod's veth is closed until its policy stands.
+            self.take_new_devices(true);
+        }
+        let local = self.local_pods();
+        let dirty = std::mem::take(&mut self.dirty);
+        if self.settling && self.health.last_error.is_none() {
+            self.compiler.settle();
+        }
+        let input = Input { cluster: &self.cluster, local: &local, node: &self.node };
+        self.compiler.compile(&input, &dirty);
+        self.write_tables(first)?;
+        if first {
+            self.health.synced = true;
+        }
+        Ok(())
+    }
+
+    fn read_last_known(&mut self) {
+        for pod in self.cluster.pods.values() {
+            self.last_known.insert(id_of(pod), pod.clone());
+        }
+    }
+
+    /// Tells the matcher what there is.
+    fn match_devices(&mut self) {
+        let node = self.settings.node_name.as_deref();
+        let object = node.and_then(|name| self.cluster.nodes.get(name));
+        let mut pod_ranges = self.settings.pod_ranges.clone();
+        pod_ranges.extend(object.iter().flat_map(|node| node.pod_cidrs.iter().copied()));
+        let uplinks = (!self.settings.uplinks.is_empty()).then(|| self.settings.uplinks.clone());
+        self.matcher.configure(endpoints::Config { pod_ranges, uplinks });
+        let ours = self.cluster.pods.values().filter(|pod| match (node, &pod.node) {
+            (Some(node), Some(on)) => node == on.as_ref(),
+            _ => true,
+        });
+        let pods: Vec<_> = ours.filter_map(|pod| endpoints::LocalPod::of(pod)).collect();
+        self.matcher.pods(pods);
+        self.matcher.links(self.snapshot.clone());
+        self.health.reports = self.matcher.reports().iter().map(ToString::to_string).collect();
+        let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len() && !net.addr().is_loopback();
+        let addresses = self.snapshot.local.iter().map(|local| local.network).filter(single).map(|net| net.addr());
+        let node = NodeFacts { addresses: addresses.collect(), service_ranges: self.settings.service_ranges.clone() };
+        if node != self.node {
+            self.node = node;
+            self.dirty.node = true;
+        }
+    }
+
+    /// The pods behind matched veths, each as last known.
+    fn local_pods(&mut self) -> Vec<LocalPod> {
+        let wanted: BTreeSet<LocalId> = self.slots.endpoints().cloned().collect();
+        let matched = self
+            .matcher
+            .endpoints()
+            .values()
+            .map(|matched| LocalId { pod: matched.pod.key.clone(), uid: matched.pod.uid.clone() });
+        let wanted: BTreeSet<LocalId> = wanted.into_iter().chain(matched).collect();
+        let current: BTreeSet<LocalId> = self.cluster.pods.values().map(|pod| id_of(pod)).collect();
+        self.last_known.retain(|id, _| wanted.contains(id) || current.contains(id));
+        for id in &wanted {
+            self.dirty.local.insert(id.clone());
+        }
+        self.dirty.local.extend(self.compiler.desired().endpoints.keys().cloned());
+        let known = wanted.into_iter().filter_map(|id| {
+            let pod = self.last_known.get(&id)?.clone();
+            Some(LocalPod { id, pod })
+        });
+        known.collect()
+    }
+}
+
+pub(crate) fn id_of(pod: &Pod) -> LocalId {
+    LocalId { pod: pod.key.clone(), uid: pod.uid.clone() }
+}

@@ -1,0 +1,121 @@
+//! What the agent before has left: endpoints keep slots and flows, programs are swapped, and new tables are built in the
+//! other bank beside the old ones, which decide until the endpoints have moved.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portcullis_common::layout::{interface_kind, interface_kind_of, interface_slot_of};
+
+use super::slots::Slot;
+use super::{Reconciler, rules};
+use crate::compile::{Compiler, Numbers};
+use crate::dataplane::Found;
+use crate::endpoints::PodId;
+use crate::model::PodKey;
+use crate::state::{LocalId, RuleIdentity, RuleNumber};
+
+/// Default idle lifetimes in seconds, those of Linux' conntrack (net/netfilter/nf_conntrack_proto_*.c), in the order of
+/// [`portcullis_common::flow::Lifetime`].
+const LIFETIMES: [u64; 12] = [60, 432_000, 120, 10, 30, 120, 30, 210, 30, 600, 0, 0];
+
+impl Reconciler {
+    /// Reads the tables as they are.
+    pub(super) fn adopt(&mut self) {
+        let jiffies = u64::from(self.dataplane.jiffies);
+        let limit = u64::from(u32::MAX / 4);
+        self.image.set_lifetimes(&LIFETIMES.map(|seconds| (seconds * jiffies).min(limit) as u32));
+        let mut adopted = BTreeMap::new();
+        let mut generations = BTreeMap::new();
+        if self.dataplane.found == Found::Adopted && self.image.seed() != 0 {
+            self.leftovers = true;
+            let pinned: BTreeSet<u32> = self.dataplane.pinned_devices().into_iter().collect();
+            let words: Vec<u64> = self.image.interfaces().collect();
+            for word in words.into_iter().filter(|word| interface_kind_of(*word) == interface_kind::ENDPOINT) {
+                let (ifindex, number) = (word as u32, interface_slot_of(word));
+                let endpoint = self.image.endpoint(number);
+                if endpoint == 0 {
+                    continue;
+                }
+                let content = self.image.row(endpoint as u32);
+                generations.insert(number, content.generation);
+                let id = self.dataplane.identity(number).and_then(|text| parse(&text));
+                if let (Some(id), true) = (&id, pinned.contains(&ifindex)) {
+                    self.matcher.adopt(ifindex, PodId { key: id.pod.clone(), uid: id.uid.clone() });
+                }
+                self.bank = (content.bank + 1) % portcullis_common::layout::BANKS;
+                let slot = Slot {
+                    number,
+                    link: 0,
+                    id,
+                    generation: content.generation,
+                    incarnation: content.incarnation,
+                    row: endpoint as u32,
+                    content,
+                    revision: (endpoint >> 32) as u32,
+                };
+                adopted.insert(ifindex, slot);
+            }
+        } else {
+            self.image.set_seed(random());
+        }
+        self.slots.start(self.image.sizes().endpoints, adopted, generations);
+    }
+
+    /// Called with the first snapshot and objects: adopted endpoints are those whose device is still there, and rules get
+    /// back the numbers that they counted under.
+    pub fn settle_adoption(&mut self) {
+        let links = &self.snapshot.links;
+        for (ifindex, slot) in &mut self.slots.used {
+            // A device that is gone keeps the incarnation 0, which no device has, and so is forgotten.
+            slot.link = links.get(ifindex).map_or(0, |link| link.incarnation);
+        }
+        let stored: BTreeMap<[u8; 16], u32> =
+            self.dataplane.rule_names().map(|(number, hash)| (hash, number)).collect();
+        let adopted: BTreeMap<RuleNumber, RuleIdentity> = rules::all_names(&self.cluster)
+            .filter_map(|identity| Some((RuleNumber(*stored.get(&rules::hash(&identity))?), identity)))
+            .collect();
+        let above = |highest: Option<u32>, least: u32| highest.map_or(least, |number| (number + 1).max(least));
+        let (mut set, mut profile) = (None, None);
+        for (key, value) in self.image.narrow_rows() {
+            use portcullis_common::layout::narrow;
+            let first = (key >> 32) as u32 & 0x0fff_ffff;
+            match key >> 60 {
+                narrow::PROFILE | narrow::PROFILE_ITSELF | narrow::SET_DEFAULT => {
+                    set = set.max(Some(first));
+                    profile = profile.max(Some(value as u32));
+                }
+                narrow::REACH | narrow::REACH_DEFAULT => set = set.max(Some(first)),
+                _ => profile = profile.max(Some(first)),
+            }
+        }
+        let start = Numbers::default();
+        let numbers = Numbers {
+            set: above(set, start.set),
+            profile: above(profile, start.profile),
+            rule: above(stored.values().copied().max(), start.rule),
+            ..start
+        };
+        self.rules.known.clone_from(&adopted);
+        self.compiler = Compiler::new(numbers, adopted);
+    }
+
+    /// Pins of devices that are gone, which nothing else would remove.
+    pub fn forget_stale_pins(&mut self) {
+        for ifindex in self.dataplane.pinned_devices() {
+            if !self.snapshot.links.contains_key(&ifindex) {
+                self.dataplane.detach(ifindex, None);
+            }
+        }
+    }
+}
+
+fn parse(text: &str) -> Option<LocalId> {
+    let mut parts = text.splitn(3, '/');
+    let pod = PodKey::new(parts.next()?, parts.next()?);
+    Some(LocalId { pod, uid: parts.next()?.into() })
+}
+
+/// A number that nobody outside can guess.
+fn random() -> u64 {
+    use std::hash::{BuildHasher, RandomState};
+    RandomState::new().hash_one(0) | 1
+}

@@ -1,0 +1,200 @@
+//! Devices: which programs run where, and slots for those that are pods'.
+
+use std::collections::{BTreeMap, BTreeSet};
+
+use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind};
+
+use super::Reconciler;
+use super::slots::Slot;
+use crate::dataplane::Hooks;
+use crate::endpoints::{Link, LinkKind, Role};
+use crate::state::LocalId;
+
+/// What is attached where.
+#[derive(Debug, Default)]
+pub(super) struct Devices {
+    /// By index: the device's incarnation and what runs on it.
+    pub(super) attached: BTreeMap<u32, (u64, Hooks)>,
+    /// Bridges that the tables name.
+    bridges: BTreeSet<u32>,
+    /// Devices that could not be attached to, with the reason.
+    pub(super) failures: BTreeMap<u32, String>,
+}
+
+impl Reconciler {
+    /// Devices that are gone take their endpoint and hooks with them.
+    pub(super) fn forget_gone_devices(&mut self) {
+        let snapshot = self.snapshot.clone();
+        let links = &snapshot.links;
+        let is_same =
+            |ifindex: &u32, incarnation: u64| links.get(ifindex).is_some_and(|link| link.incarnation == incarnation);
+        let gone: Vec<u32> = self
+            .devices
+            .attached
+            .iter()
+            .filter(|(ifindex, (incarnation, _))| !is_same(ifindex, *incarnation))
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        for ifindex in gone {
+            self.devices.attached.remove(&ifindex);
+            self.dataplane.detach(ifindex, None);
+        }
+        let ended: Vec<u32> = self
+            .slots
+            .used
+            .iter()
+            .filter(|(ifindex, slot)| !is_same(ifindex, slot.link))
+            .map(|(ifindex, _)| *ifindex)
+            .collect();
+        for ifindex in ended {
+            self.drop_slot(ifindex);
+        }
+        self.devices.failures.retain(|ifindex, _| links.contains_key(ifindex));
+    }
+
+    fn drop_slot(&mut self, ifindex: u32) {
+        self.image.remove_interface(ifindex);
+        if let Some(slot) = self.slots.remove(ifindex) {
+            self.image.put_endpoint(slot.number, 0);
+            let _ = self.dataplane.set_identity(slot.number, "");
+        }
+    }
+
+    /// Gives new pods' veths a slot and every device its hooks. `closed`: the endpoint stands before its policy does.
+    pub(super) fn take_new_devices(&mut self, closed: bool) {
+        let roles = self.matcher.roles().clone();
+        for (ifindex, role) in &roles {
+            let Some(link) = self.snapshot.links.get(ifindex).cloned() else { continue };
+            let outcome = match role {
+                Role::Endpoint(pod) => {
+                    let id = LocalId { pod: pod.key.clone(), uid: pod.uid.clone() };
+                    self.take_endpoint(&link, Some(id), closed)
+                }
+                Role::Pending if self.settings.open_pending => self.attach(&link, exit_hooks(&link)),
+                Role::Pending | Role::Closed { .. } => self.take_endpoint(&link, None, closed),
+                Role::Exit => self.attach(&link, exit_hooks(&link)),
+                Role::None => self.leave(&link),
+            };
+            match outcome {
+                Ok(()) => drop(self.devices.failures.remove(ifindex)),
+                Err(reason) => {
+                    if self.devices.failures.insert(*ifindex, reason.clone()).is_none() {
+                        tracing::error!(device = link.name, "not enforced: {reason}");
+                    }
+                }
+            }
+        }
+        self.arm();
+    }
+
+    /// An endpoint's veth. A closed or pending one that turns out to be a pod's keeps its slot.
+    fn take_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<(), String> {
+        if let Some(slot) = self.slots.used.get_mut(&link.ifindex) {
+            if slot.id.is_none() && id.is_some() {
+                slot.id.clone_from(&id);
+                let number = slot.number;
+                self.name_slot(number, id.as_ref());
+            }
+        } else {
+            // On the first pass a pod that has a policy waits for it, rather than being closed meanwhile.
+            if !closed && id.is_some() && !self.has_policy(id.as_ref()) {
+                return Ok(());
+            }
+            let (number, generation) = self.slots.take().ok_or_else(|| {
+                format!("there is room for {} endpoints only: raise --max-endpoints", self.image.sizes().endpoints)
+            })?;
+            let row = self.slots.take_row().ok_or("no endpoint row is free")?;
+            let incarnation = self.dataplane.next_incarnation();
+            let flags = endpoint_flag::CLOSED | endpoint_flag::ANY_ADDRESS;
+            let content = EndpointRow { flags, incarnation, bank: self.bank, generation, ..EndpointRow::default() };
+            let revision = self.dataplane.next_revision();
+            self.name_slot(number, id.as_ref());
+            self.image.put_row(row, &content);
+            self.image.put_endpoint(number, endpoint_word(revision, row));
+            let slot = Slot { number, link: link.incarnation, id, generation, incarnation, row, content, revision };
+            self.slots.used.insert(link.ifindex, slot);
+            if let Err(full) = self.image.put_interface(link.ifindex, interface_kind::ENDPOINT, number) {
+                self.drop_slot(link.ifindex);
+                return Err(full.to_string());
+            }
+            if !closed {
+                // Its row is put right before a packet can see it.
+                self.open_endpoint(link.ifindex);
+            }
+        }
+        self.attach(link, Hooks::Endpoint)
+    }
+
+    fn name_slot(&mut self, number: u32, id: Option<&LocalId>) {
+        let text = id.map(|id| format!("{}/{}/{}", id.pod.namespace, id.pod.name, id.uid)).unwrap_or_default();
+        if let Err(error) = self.dataplane.set_identity(number, &text) {
+            tracing::warn!("an agent that starts later will not know pod {text}: {error}");
+        }
+    }
+
+    fn has_policy(&self, id: Option<&LocalId>) -> bool {
+        id.is_some_and(|id| self.compiler.desired().endpoints.contains_key(id))
+    }
+
+    fn attach(&mut self, link: &Link, hooks: Hooks) -> Result<(), String> {
+        if hooks != Hooks::Endpoint && self.slots.used.contains_key(&link.ifindex) {
+            // Once an endpoint, until its link goes.
+            return Ok(());
+        }
+        if self.devices.attached.get(&link.ifindex) == Some(&(link.incarnation, hooks)) {
+            return Ok(());
+        }
+        self.dataplane.attach(link.ifindex, &link.name, hooks).map_err(|error| error.to_string())?;
+        self.devices.attached.insert(link.ifindex, (link.incarnation, hooks));
+        tracing::debug!(device = link.name, ?hooks, "attached");
+        Ok(())
+    }
+
+    fn leave(&mut self, link: &Link) -> Result<(), String> {
+        if self.devices.attached.remove(&link.ifindex).is_some() {
+            self.dataplane.detach(link.ifindex, Some(&link.name));
+        }
+        Ok(())
+    }
+
+    /// Names bridges above pods' veths, and arms the drop of what comes up through them without a stamp once programs are
+    /// on every port.
+    fn arm(&mut self) {
+        let pods: BTreeSet<u32> = self.slots.used.keys().copied().collect();
+        let master_of = |ifindex: &u32| self.snapshot.links.get(ifindex).and_then(|link| link.master);
+        let bridges: BTreeSet<u32> = pods.iter().filter_map(master_of).collect();
+        let ports = self.snapshot.links.values().filter(|link| link.master.is_some_and(|id| bridges.contains(&id)));
+        let complete = ports.into_iter().all(|port| self.devices.attached.contains_key(&port.ifindex));
+        for gone in self.devices.bridges.difference(&bridges) {
+            self.image.remove_interface(*gone);
+        }
+        for new in bridges.difference(&self.devices.bridges) {
+            if let Err(full) = self.image.put_interface(*new, interface_kind::BRIDGE, 0) {
+                tracing::warn!("{full}");
+            }
+        }
+        self.devices.bridges = bridges;
+        self.set_node_flag(portcullis_common::layout::node_flag::ARMED, complete && !self.devices.bridges.is_empty());
+    }
+
+    pub(super) fn set_node_flag(&self, flag: u64, on: bool) {
+        let flags = self.image.flags();
+        let wanted = if on { flags | flag } else { flags & !flag };
+        if wanted != flags {
+            self.image.set_flags(wanted);
+        }
+    }
+}
+
+fn exit_hooks(link: &Link) -> Hooks {
+    let ethernet = link.mac.is_some() && !matches!(&link.kind, LinkKind::Other(kind) if !is_ethernet(kind));
+    Hooks::Exit { ethernet }
+}
+
+/// Kinds of devices whose packets have no Ethernet header though some report a hardware address of another length.
+fn is_ethernet(kind: &str) -> bool {
+    !matches!(
+        kind,
+        "ipip" | "sit" | "gre" | "ip6tnl" | "ip6gre" | "wireguard" | "tun" | "vti" | "vti6" | "xfrm" | "ppp"
+    )
+}

@@ -1,0 +1,83 @@
+//! Rule numbers: their names in the kernel, so that counters survive the agent, and their end.
+
+use std::collections::BTreeMap;
+
+use sha1::{Digest, Sha1};
+
+use super::{ReconcileError, Reconciler};
+use crate::index::Cluster;
+use crate::model::{Direction, RuleOrigin, Verdict};
+use crate::state::{RuleCause, RuleIdentity, RuleNumber};
+
+/// The rules that the tables name.
+#[derive(Debug, Default)]
+pub(super) struct RuleTable {
+    pub(super) known: BTreeMap<RuleNumber, RuleIdentity>,
+}
+
+/// The name under which an agent that starts later finds a rule again.
+pub(super) fn hash(identity: &RuleIdentity) -> [u8; 16] {
+    let digest =
+        Sha1::digest(format!("{}|{:?}|{}|{:?}", identity.direction, identity.verdict, identity.policy, identity.cause));
+    let mut hash = [0; 16];
+    hash.iter_mut().zip(digest).for_each(|(place, byte)| *place = byte);
+    hash
+}
+
+/// Every name that a cluster's policies can give rise to.
+pub(super) fn all_names(cluster: &Cluster) -> impl Iterator<Item = RuleIdentity> + '_ {
+    let directions = [Direction::Ingress, Direction::Egress];
+    cluster.policies.values().flat_map(move |policy| {
+        directions.into_iter().filter_map(|direction| Some((direction, policy.rules(direction)?))).flat_map(
+            move |(direction, rules)| {
+                let causes = rules.iter().map(|rule| rule.origin);
+                let implied = [RuleOrigin::Itself, RuleOrigin::OwnNode];
+                let causes = causes.chain(implied).map(RuleCause::Rule).chain([RuleCause::Isolation]);
+                causes.flat_map(move |cause| {
+                    [Verdict::Allow, Verdict::Deny].map(|verdict| RuleIdentity {
+                        direction,
+                        verdict,
+                        policy: policy.id.clone(),
+                        cause,
+                    })
+                })
+            },
+        )
+    })
+}
+
+impl Reconciler {
+    /// New rules count from 0 under their name, before a row points to them.
+    pub(super) fn name_rules(&mut self) -> Result<(), ReconcileError> {
+        let limit = self.dataplane.counters.len();
+        let wanted = &self.compiler.desired().rules;
+        let new: Vec<(RuleNumber, RuleIdentity)> = wanted
+            .iter()
+            .filter(|(number, identity)| self.rules.known.get(number) != Some(identity))
+            .map(|(number, identity)| (*number, identity.clone()))
+            .collect();
+        for (number, identity) in new {
+            if number.0 >= limit {
+                let full = crate::state::image::Full { table: "rules", used: wanted.len(), capacity: limit as usize };
+                return Err(full.into());
+            }
+            self.dataplane.counters.reset(number.0)?;
+            self.dataplane.set_rule_name(number.0, hash(&identity))?;
+            self.rules.known.insert(number, identity);
+        }
+        Ok(())
+    }
+
+    /// Rules that are no more lose their name and count.
+    pub(super) fn forget_rules(&mut self) -> Result<(), ReconcileError> {
+        let wanted = &self.compiler.desired().rules;
+        let gone: Vec<RuleNumber> =
+            self.rules.known.keys().filter(|number| !wanted.contains_key(number)).copied().collect();
+        for number in gone {
+            self.dataplane.set_rule_name(number.0, [0; 16])?;
+            self.dataplane.counters.reset(number.0)?;
+            self.rules.known.remove(&number);
+        }
+        Ok(())
+    }
+}
