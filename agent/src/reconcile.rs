@@ -197,6 +197,7 @@ impl Reconciler {
             self.compiler.settle();
         }
         let input = Input { cluster: &self.cluster, local: &local, node: &self.node };
+        tracing::debug!(objects = dirty.objects.len(), pods = local.len(), all = dirty.all, "compiling");
         self.compiler.compile(&input, &dirty);
         self.local = local;
         self.write_tables(first)?;

@@ -30,6 +30,7 @@ impl Reconciler {
             self.set_node_flag(node_flag::CONFIRM, false);
         }
         let swept = plan::sweep(&self.known, &wanted);
+        tracing::debug!(endpoints = changed.len(), rows = wanted.narrow.len(), swept = swept.len(), first, "compiled");
         if changed.is_empty() && swept.is_empty() && !self.slots.wait_for_grace() && !first {
             self.known = wanted;
             self.settling = self.compiler.settle();
