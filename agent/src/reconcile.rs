@@ -87,6 +87,12 @@ pub struct Reconciler {
     rules: RuleTable,
     /// Pods of this node as last known, for those whose object is gone.
     last_known: BTreeMap<LocalId, Arc<Pod>>,
+    /// What the last compile was given as this node's pods.
+    local: Vec<LocalPod>,
+    /// Pods or nodes changed since the matcher was told.
+    pods_changed: bool,
+    /// Devices or addresses changed since the matcher was told.
+    devices_changed: bool,
     /// Programs on devices: what is attached where.
     devices: devices::Devices,
     /// The number of passes that changed something, and what went wrong in the last one.
@@ -115,6 +121,9 @@ impl Reconciler {
             slots: Slots::default(),
             rules: RuleTable::default(),
             last_known: BTreeMap::new(),
+            local: Vec::new(),
+            pods_changed: true,
+            devices_changed: true,
             devices: devices::Devices::default(),
             health: Health::default(),
             settling: false,
@@ -131,6 +140,7 @@ impl Reconciler {
                 Change::Gone(key) => key.clone(),
             };
             if self.cluster.apply(change) {
+                self.pods_changed |= matches!(key, ObjectKey::Pod(_) | ObjectKey::Node(_));
                 if let ObjectKey::Pod(pod) = &key
                     && let Some(pod) = self.cluster.pods.get(pod)
                 {
@@ -144,6 +154,7 @@ impl Reconciler {
     /// Takes in what the kernel says of devices and addresses.
     pub fn devices(&mut self, snapshot: Arc<Snapshot>) {
         self.snapshot = snapshot;
+        self.devices_changed = true;
     }
 
     /// Whether a pass is worth while though nothing has changed.
@@ -186,7 +197,9 @@ impl Reconciler {
             self.compiler.settle();
         }
         let input = Input { cluster: &self.cluster, local: &local, node: &self.node };
+        tracing::debug!(objects = dirty.objects.len(), pods = local.len(), all = dirty.all, "compiling");
         self.compiler.compile(&input, &dirty);
+        self.local = local;
         self.write_tables(first)?;
         if first {
             self.health.synced = true;
@@ -202,27 +215,36 @@ impl Reconciler {
 
     /// Tells the matcher what there is.
     fn match_devices(&mut self) {
-        let node = self.settings.node_name.as_deref();
-        let object = node.and_then(|name| self.cluster.nodes.get(name));
-        let mut pod_ranges = self.settings.pod_ranges.clone();
-        pod_ranges.extend(object.iter().flat_map(|node| node.pod_cidrs.iter().copied()));
-        let uplinks = (!self.settings.uplinks.is_empty()).then(|| self.settings.uplinks.clone());
-        self.matcher.configure(endpoints::Config { pod_ranges, uplinks });
-        let ours = self.cluster.pods.values().filter(|pod| match (node, &pod.node) {
-            (Some(node), Some(on)) => node == on.as_ref(),
-            _ => true,
-        });
-        let pods: Vec<_> = ours.filter_map(|pod| endpoints::LocalPod::of(pod)).collect();
-        self.matcher.pods(pods);
-        self.matcher.links(self.snapshot.clone());
-        self.health.reports = self.matcher.reports().iter().map(ToString::to_string).collect();
-        let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len() && !net.addr().is_loopback();
-        let addresses = self.snapshot.local.iter().map(|local| local.network).filter(single).map(|net| net.addr());
-        let node = NodeFacts { addresses: addresses.collect(), service_ranges: self.settings.service_ranges.clone() };
-        if node != self.node {
-            self.node = node;
-            self.dirty.node = true;
+        if std::mem::take(&mut self.pods_changed) {
+            let node = self.settings.node_name.as_deref();
+            let object = node.and_then(|name| self.cluster.nodes.get(name));
+            let mut pod_ranges = self.settings.pod_ranges.clone();
+            pod_ranges.extend(object.iter().flat_map(|node| node.pod_cidrs.iter().copied()));
+            let uplinks = (!self.settings.uplinks.is_empty()).then(|| self.settings.uplinks.clone());
+            self.matcher.configure(endpoints::Config { pod_ranges, uplinks });
+            let ours = self.cluster.pods.values().filter(|pod| match (node, &pod.node) {
+                (Some(node), Some(on)) => node == on.as_ref(),
+                _ => true,
+            });
+            let pods: Vec<_> = ours.filter_map(|pod| endpoints::LocalPod::of(pod)).collect();
+            self.matcher.pods(pods);
         }
+        if std::mem::take(&mut self.devices_changed) {
+            self.matcher.links(self.snapshot.clone());
+            let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len() && !net.addr().is_loopback();
+            let addresses = self.snapshot.local.iter().map(|local| local.network).filter(single).map(|net| net.addr());
+            let node =
+                NodeFacts { addresses: addresses.collect(), service_ranges: self.settings.service_ranges.clone() };
+            if node != self.node {
+                self.node = node;
+                self.dirty.node = true;
+            }
+        }
+        let reports: Vec<String> = self.matcher.reports().iter().map(ToString::to_string).collect();
+        for report in reports.iter().filter(|report| !self.health.reports.contains(report)) {
+            tracing::warn!("{report}");
+        }
+        self.health.reports = reports;
     }
 
     /// The pods behind matched veths, each as last known.
@@ -234,17 +256,20 @@ impl Reconciler {
             .values()
             .map(|matched| LocalId { pod: matched.pod.key.clone(), uid: matched.pod.uid.clone() });
         let wanted: BTreeSet<LocalId> = wanted.into_iter().chain(matched).collect();
-        let current: BTreeSet<LocalId> = self.cluster.pods.values().map(|pod| id_of(pod)).collect();
-        self.last_known.retain(|id, _| wanted.contains(id) || current.contains(id));
-        for id in &wanted {
-            self.dirty.local.insert(id.clone());
-        }
-        self.dirty.local.extend(self.compiler.desired().endpoints.keys().cloned());
+        let pods = &self.cluster.pods;
+        // Of pods that are gone from the cluster only those behind a veth are remembered.
+        self.last_known.retain(|id, _| wanted.contains(id) || pods.get(&id.pod).is_some_and(|pod| pod.uid == id.uid));
         let known = wanted.into_iter().filter_map(|id| {
             let pod = self.last_known.get(&id)?.clone();
             Some(LocalPod { id, pod })
         });
-        known.collect()
+        let local: Vec<LocalPod> = known.collect();
+        let before: BTreeMap<&LocalId, &Arc<Pod>> = self.local.iter().map(|local| (&local.id, &local.pod)).collect();
+        let after: BTreeMap<&LocalId, &Arc<Pod>> = local.iter().map(|local| (&local.id, &local.pod)).collect();
+        let came = after.iter().filter(|(id, pod)| !before.get(*id).is_some_and(|known| Arc::ptr_eq(known, pod)));
+        let went = before.keys().filter(|id| !after.contains_key(*id));
+        self.dirty.local.extend(came.map(|(id, _)| (*id).clone()).chain(went.map(|id| (*id).clone())));
+        local
     }
 }
 

@@ -89,6 +89,10 @@ pub mod state {
     pub const CLOSING: u16 = 16;
     /// A RST was seen.
     pub const RESET: u16 = 32;
+    /// Where the [`super::Lifetime`] stands: four bits, set when the entry is written.
+    pub const LIFETIME: u32 = 8;
+    /// The bits above.
+    pub const FLAGS: u16 = 0xff;
 }
 
 /// Indices into [`NodeConfig::lifetimes`].
@@ -173,10 +177,13 @@ const fn lifetime_index(protocol: u8, state: u16) -> usize {
     lifetime as usize
 }
 
+/// Whether an entry's time is over. Which lifetime counts was decided when it was written: choosing here, for each way of
+/// a bucket, would multiply the paths that the verifier follows.
 #[inline(always)]
-unsafe fn expired(node: *const NodeConfig, protocol: u8, state: u16, last_seen: u32, now: u32) -> bool {
-    // SAFETY: the caller's pointer is a table's; the index is a lifetime's.
-    let lifetime = unsafe { read(&raw const (*node).lifetimes[lifetime_index(protocol, state)]) };
+unsafe fn expired(node: *const NodeConfig, state: u16, last_seen: u32, now: u32) -> bool {
+    let index = (state >> state::LIFETIME & 0xf) as usize;
+    // SAFETY: the caller's pointer is a table's; the index is below the length.
+    let lifetime = unsafe { read(&raw const (*node).lifetimes[index]) };
     // Jiffies wrap: what is less than half the range ahead of now was touched by another CPU meanwhile.
     let idle = now.wrapping_sub(last_seen);
     idle > lifetime && idle < u32::MAX / 2
@@ -222,19 +229,29 @@ pub fn find<T: Tables>(t: T, which: u32, owner: u32) -> bool {
         let Some(bucket) = bucket_of(t, owner, hash) else { return false };
         let tag = tag_of(hash);
         let now = t.now();
-        if t.locked_reads() {
-            return find_locked(t, bucket, tag, flow, node, now);
+        if !t.locked_reads() {
+            let before = read(&raw const (*bucket).sequence);
+            let outcome = glance(node, bucket, tag, flow, now);
+            // A hit or a miss while a writer was at work may be neither.
+            if before & 1 == 0 && read(&raw const (*bucket).sequence) == before {
+                return outcome;
+            }
         }
-        let before = read(&raw const (*bucket).sequence);
-        let mut way = 0;
-        while way < FLOW_WAYS {
+        find_locked(t, bucket, tag, flow, node, now)
+    }
+}
+
+/// Looks without the lock; what is found counts only if no writer was at work meanwhile.
+#[inline(always)]
+unsafe fn glance(node: *const NodeConfig, bucket: *mut FlowBucket, tag: u16, flow: *mut FlowEntry, now: u32) -> bool {
+    let mut way = 0;
+    while way < FLOW_WAYS {
+        // SAFETY: every pointer is a table's or the working memory's, every index below its length.
+        unsafe {
             let known = &raw mut (*bucket).entries[way];
             if read(&raw const (*bucket).tags[way]) == tag && is_same(known, flow) {
                 let last_seen = copy(known, flow);
-                if before & 1 != 0 || read(&raw const (*bucket).sequence) != before {
-                    return find_locked(t, bucket, tag, flow, node, now);
-                }
-                if expired(node, (*flow).key.protocol(), (*flow).state, last_seen, now) {
+                if expired(node, (*flow).state, last_seen, now) {
                     clear(flow);
                     return false;
                 }
@@ -243,12 +260,8 @@ pub fn find<T: Tables>(t: T, which: u32, owner: u32) -> bool {
                 }
                 return true;
             }
-            way += 1;
         }
-        // A miss while a writer was at work may be a hit.
-        if before & 1 != 0 || read(&raw const (*bucket).sequence) != before {
-            return find_locked(t, bucket, tag, flow, node, now);
-        }
+        way += 1;
     }
     false
 }
@@ -296,7 +309,7 @@ unsafe fn find_locked<T: Tables>(
             let known = &raw mut (*bucket).entries[way];
             if read(&raw const (*bucket).tags[way]) == tag && is_same(known, flow) {
                 let last_seen = copy(known, flow);
-                if !expired(node, (*flow).key.protocol(), (*flow).state, last_seen, now) {
+                if !expired(node, (*flow).state, last_seen, now) {
                     (&raw mut (*known).last_seen).write_volatile(now);
                     hit = true;
                 }
@@ -324,10 +337,14 @@ pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
     let Some(bucket) = bucket_of(t, owner, hash) else { return };
     let tag = tag_of(hash);
     let now = t.now();
-    let mut victim = FLOW_WAYS;
-    // Ranks: 0 free, 1 expired, 2 never answered, 3 answered; the older within a rank.
-    let mut rank = 4_u32;
-    let mut idlest = 0_u32;
+    // SAFETY: the working memory's.
+    unsafe {
+        let flags = (*flow).state & state::FLAGS;
+        (*flow).state = flags | (lifetime_index((*flow).key.protocol(), flags) as u16) << state::LIFETIME;
+    }
+    // Who has the highest score goes; the low bits are the way. Computed without branches, since each would double the
+    // paths that the verifier follows through the ways that come after.
+    let mut best = 0_u64;
     t.lock(bucket);
     let mut way = 0;
     while way < FLOW_WAYS {
@@ -336,32 +353,17 @@ pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
             let known = &raw mut (*bucket).entries[way];
             let known_tag = read(&raw const (*bucket).tags[way]);
             if known_tag == tag && is_same(known, flow) {
-                victim = way;
-                rank = 0;
+                best = SAME | way as u64;
                 break;
             }
-            let known_state = read(&raw const (*known).state);
-            let seen = read(&raw const (*known).last_seen);
-            let ports = read(&raw const (*known).key.ports);
-            let idle = now.wrapping_sub(seen);
-            let idle = if idle < u32::MAX / 2 { idle } else { 0 };
-            let known_rank = if known_tag == 0 {
-                0
-            } else if expired(node, (ports >> 32) as u8, known_state, seen, now) {
-                1
-            } else if known_state & state::ANSWERED == 0 {
-                2
-            } else {
-                3
-            };
-            if known_rank < rank || known_rank == rank && idle > idlest {
-                rank = known_rank;
-                idlest = idle;
-                victim = way;
+            let score = score(node, known, known_tag, now) | way as u64;
+            if score > best {
+                best = score;
             }
         }
         way += 1;
     }
+    let victim = (best & 7) as usize;
     if victim < FLOW_WAYS {
         // SAFETY: likewise.
         unsafe {
@@ -373,8 +375,31 @@ pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
         }
     }
     t.unlock(bucket);
-    if rank >= 2 {
+    if best < EXPIRED {
         t.note(Event::FlowEvicted);
+    }
+}
+
+/// Scores, above 32 bits of idle time and 3 of the way: the entry itself, a free way, an expired one, one never answered.
+const SAME: u64 = 1 << 38;
+const FREE: u64 = 1 << 37;
+const EXPIRED: u64 = 1 << 36;
+const UNANSWERED: u32 = 35;
+
+#[inline(always)]
+unsafe fn score(node: *const NodeConfig, known: *const FlowEntry, tag: u16, now: u32) -> u64 {
+    // SAFETY: the caller's pointers are a table's; the index is below the length.
+    unsafe {
+        let known_state = read(&raw const (*known).state);
+        let index = (known_state >> state::LIFETIME & 0xf) as usize;
+        let lifetime = read(&raw const (*node).lifetimes[index]);
+        let idle = now.wrapping_sub(read(&raw const (*known).last_seen));
+        // Seen after `now` was read, by another CPU: not idle at all.
+        let idle = idle & !0_u32.wrapping_sub(idle >> 31);
+        let free = u64::from(u32::from(tag).wrapping_sub(1) >> 31);
+        let expired = u64::from(lifetime).wrapping_sub(u64::from(idle)) >> 63;
+        let unanswered = u64::from(!known_state >> 3 & 1);
+        (free * FREE) | (expired * EXPIRED) | (unanswered << UNANSWERED) | (u64::from(idle) << 3)
     }
 }
 

@@ -322,7 +322,7 @@ pub struct NodeConfig {
     /// [`node_flag`]s.
     pub flags: u64,
     /// Idle lifetimes of flows in jiffies, by [`crate::flow::Lifetime`].
-    pub lifetimes: [u32; 12],
+    pub lifetimes: [u32; 16],
 }
 
 /// Flags of [`NodeConfig`].
@@ -386,7 +386,7 @@ mod tests {
         assert_eq!(size_of::<EndpointRow>(), 64);
         assert_eq!(size_of::<PortChunk>(), 512);
         assert_eq!(size_of::<RangeKey>(), 20);
-        assert_eq!(size_of::<NodeConfig>(), 64);
+        assert_eq!(size_of::<NodeConfig>(), 80);
     }
 
     #[test]

@@ -15,7 +15,7 @@ use crate::state::{LocalId, RuleIdentity, RuleNumber};
 
 /// Default idle lifetimes in seconds, those of Linux' conntrack (net/netfilter/nf_conntrack_proto_*.c), in the order of
 /// [`portcullis_common::flow::Lifetime`].
-const LIFETIMES: [u64; 12] = [60, 432_000, 120, 10, 30, 120, 30, 210, 30, 600, 0, 0];
+const LIFETIMES: [u64; 16] = [60, 432_000, 120, 10, 30, 120, 30, 210, 30, 600, 0, 0, 0, 0, 0, 0];
 
 impl Reconciler {
     /// Reads the tables as they are.

@@ -100,6 +100,11 @@ impl Slots {
         Some(slot)
     }
 
+    /// Whether something given up waits for a grace period.
+    pub(super) fn wait_for_grace(&self) -> bool {
+        !self.waiting.is_empty() || !self.waiting_rows.is_empty()
+    }
+
     /// A grace period has passed.
     pub(super) fn grace_passed(&mut self) {
         self.free.extend(self.waiting.drain(..));

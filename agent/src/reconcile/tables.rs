@@ -30,7 +30,9 @@ impl Reconciler {
             self.set_node_flag(node_flag::CONFIRM, false);
         }
         let swept = plan::sweep(&self.known, &wanted);
-        if changed.is_empty() && swept.is_empty() && !self.settling && !first {
+        tracing::debug!(endpoints = changed.len(), rows = wanted.narrow.len(), swept = swept.len(), first, "compiled");
+        if changed.is_empty() && swept.is_empty() && !self.slots.wait_for_grace() && !first {
+            self.known = wanted;
             self.settling = self.compiler.settle();
             return Ok(());
         }
@@ -80,7 +82,10 @@ impl Reconciler {
 
     /// Addresses, ranges, ports and Services. What is written is known at once, so that a later pass goes on from there.
     fn turn(&mut self, wanted: &Flat) -> Result<(), ReconcileError> {
-        for step in plan::turn(&self.known, wanted) {
+        let steps = plan::turn(&self.known, wanted);
+        // Ports come first and cannot fail.
+        self.known.ports.clone_from(&wanted.ports);
+        for step in steps {
             self.take(&step)?;
             match step {
                 Step::PutWide(key, value) => drop(self.known.wide.insert(key, value)),

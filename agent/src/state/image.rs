@@ -123,7 +123,7 @@ impl Regions {
     #[must_use]
     pub fn ordinary(sizes: &Sizes) -> Self {
         Self {
-            node: ordinary(8),
+            node: ordinary(10),
             interfaces: ordinary(INTERFACE_BUCKETS as usize * WAYS),
             endpoints: ordinary(SLOTS as usize),
             rows: ordinary(4 * SLOTS as usize * ROW),
@@ -212,8 +212,8 @@ impl Image {
     }
 
     /// Sets the lifetimes of flows, in jiffies.
-    pub fn set_lifetimes(&self, lifetimes: &[u32; 12]) {
-        for (word, pair) in self.regions.node.words()[2..8].iter().zip(lifetimes.chunks_exact(2)) {
+    pub fn set_lifetimes(&self, lifetimes: &[u32; 16]) {
+        for (word, pair) in self.regions.node.words()[2..10].iter().zip(lifetimes.chunks_exact(2)) {
             word.store(u64::from(pair[0]) | u64::from(pair[1]) << 32, Ordering::Release);
         }
     }

@@ -46,7 +46,7 @@ impl MemoryTables {
     pub fn new(sizes: Sizes) -> Self {
         let image = Image::new(Regions::ordinary(&sizes), sizes);
         image.set_seed(0x0123_4567_89ab_cdef);
-        image.set_lifetimes(&[1_000_000; 12]);
+        image.set_lifetimes(&[1_000_000; 16]);
         let kernel = Kernel {
             flows: vec![EMPTY; (sizes.endpoints as usize) << sizes.share_bits],
             confirmed: vec![EMPTY; sizes.confirmed_buckets as usize],
