@@ -9,3 +9,4 @@ pub mod index;
 pub mod model;
 pub mod netlink;
 pub mod state;
+pub mod status;
