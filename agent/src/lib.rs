@@ -6,6 +6,7 @@
 
 pub mod endpoints;
 pub mod index;
+pub mod metrics;
 pub mod model;
 pub mod netlink;
 pub mod state;
