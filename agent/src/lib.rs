@@ -9,5 +9,6 @@ pub mod index;
 pub mod metrics;
 pub mod model;
 pub mod netlink;
+pub mod server;
 pub mod state;
 pub mod status;
