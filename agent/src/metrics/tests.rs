@@ -26,7 +26,7 @@ fn small() -> Figures {
     update_durations.observe(Duration::from_secs(20));
     Figures {
         rules: vec![
-            allowed("from-clients", RuleOrigin::Spec(0), 9_007_199_254_740_993, u64::MAX),
+            allowed("from-clients", RuleOrigin::Spec(0), 9_007_199_254_740_993, u64::MAX - 1),
             RuleFigures {
                 rule: rule("from-clients", Direction::Ingress, Verdict::Deny, RuleCause::Isolation),
                 packets: 3,

@@ -8,6 +8,9 @@ use jiff::Timestamp;
 
 use crate::status::{DirectionStatus, EndpointState, EndpointStatus, Status};
 
+#[cfg(test)]
+mod tests;
+
 /// Writes a status for people, as of `now`: what holds for the node, then a table for each kind of thing, one line for
 /// each thing so that `grep` finds it, and at the end what is wrong.
 ///
