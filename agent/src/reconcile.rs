@@ -25,7 +25,7 @@ use crate::state::flat::Flat;
 use crate::state::image::{Full, Image};
 use crate::state::plan::StepError;
 
-pub use figures::{Health, RuleCount};
+pub use figures::Health;
 use rules::RuleTable;
 use slots::Slots;
 
