@@ -30,6 +30,8 @@
 //!   classes that split or merge for them look alike to every set in force, in whatever order their addresses move.
 //! - What a set in force learns on the way is that pods declare a new number under a port's name: it matters to new classes
 //!   only, and (a) comes before (c).
+//! - Where an address goes to another class while endpoints flip from sets that tell the two apart, it goes through a class
+//!   of its own, of which those sets say what was and all others what will be; it goes on when the tables have settled.
 //! - A reach that changes says [`ServiceReach::Part`](crate::state::ServiceReach::Part) on the way.
 
 mod addresses;
@@ -257,10 +259,10 @@ impl Compiler {
         let mut services = self.read_objects(input, dirty);
         services.extend(self.read_node(input, dirty));
         self.read_services(input, services);
-        let outcome = self.read_locals(input, dirty);
+        let mut outcome = self.read_locals(input, dirty);
         self.learn_numbers();
         let changed_ranges = self.settle_atoms();
-        let changes = self.classify(&changed_ranges);
+        let changes = self.classify(&changed_ranges, &mut outcome);
         self.write_rows(changes, &outcome, sweep);
 
         self.rules.drop_unused(&mut self.tables, self.now);
@@ -317,6 +319,7 @@ impl Compiler {
         let ports = self.ports.drop_retired(now);
         self.profiles.drop_port_classes(&ports, &mut self.tables);
         let classes = self.classes.drop_retired(now);
+        self.classes.end_transits();
         self.sets.drop_classes(&classes, &mut self.tables);
         let service_ports = self.services.drop_retired(now);
         self.reaches.settle(&sets, &service_ports, &mut self.tables);

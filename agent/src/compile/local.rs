@@ -86,7 +86,14 @@ impl Locals {
             self.marked.insert(id.clone());
             if let Some(known) = self.locals.get_mut(id) {
                 let before = std::mem::replace(&mut known.pod, Arc::clone(pod));
-                self.disown(id, &before.addresses, outcome);
+                if before.addresses != pod.addresses {
+                    // What it sees as itself flips with its sets.
+                    let sees_itself = !before.addresses.is_empty();
+                    for set in [known.ingress, known.egress].into_iter().flatten().filter(|_| sees_itself) {
+                        self.marked.extend(sets.supersede(set));
+                    }
+                    self.disown(id, &before.addresses, outcome);
+                }
             } else {
                 let applicable = BTreeSet::new();
                 let new = Local { pod: Arc::clone(pod), applicable, ingress: None, egress: None, fits: true };
@@ -104,7 +111,7 @@ impl Locals {
             self.marked.remove(&id);
             self.disown(&id, &known.pod.addresses, outcome);
             for set in [known.ingress, known.egress].into_iter().flatten() {
-                leave(sets, set, &id);
+                sets.leave(set, &id);
             }
             reading.tables.endpoints(id, None);
         }
@@ -119,7 +126,7 @@ impl Locals {
         }
     }
 
-    fn find_sets(
+    pub(super) fn find_sets(
         &mut self,
         id: &LocalId,
         policies: &Policies,
@@ -146,7 +153,7 @@ impl Locals {
                 continue;
             }
             if let Some(before) = before {
-                leave(sets, before, id);
+                sets.flip_from(before, id);
             }
             if let Some(set) = set.and_then(|set| sets.get_mut(set)) {
                 set.users.insert(id.clone());
@@ -190,12 +197,5 @@ impl Locals {
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         let unfit = self.locals.iter().filter(|(_, local)| !local.fits);
         unfit.map(|(id, _)| Problem::TooManyPortRanges { pod: id.pod.clone() })
-    }
-}
-
-fn leave(sets: &mut Sets, set: SetId, id: &LocalId) {
-    if let Some(set) = sets.get_mut(set) {
-        set.users.remove(id);
-        set.past_users.insert(id.clone());
     }
 }

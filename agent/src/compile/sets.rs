@@ -67,6 +67,8 @@ pub(super) struct Set {
     quiet: ProfileId,
     rows: FxHashMap<ClassId, ProfileId>,
     itself: FxHashMap<ClassId, ProfileId>,
+    /// Classes on the way of which the rows say what holds for the class that the addresses come from.
+    frozen_rows: FxHashSet<ClassId>,
     memo: FxHashMap<(Signature, bool), ProfileId>,
 }
 
@@ -117,6 +119,8 @@ pub(super) struct Sets {
     by_name: FxHashMap<(Arc<str>, Protocol), FxHashSet<SetId>>,
     /// Sets whose default is not the profile of peers of which no atom holds: each class needs a look.
     irregular: FxHashSet<SetId>,
+    /// Sets that some endpoint has flipped from since the tables last settled.
+    frozen: BTreeSet<SetId>,
     /// Made since the last [`Self::write_fresh`].
     fresh: Vec<SetId>,
     numbers: Allocator,
@@ -130,6 +134,7 @@ impl Sets {
             by_atom: FxHashMap::default(),
             by_name: FxHashMap::default(),
             irregular: FxHashSet::default(),
+            frozen: BTreeSet::new(),
             fresh: Vec::new(),
             numbers: Allocator::new(first.max(1), 1 << 28, 1 << 12),
         }
@@ -208,6 +213,7 @@ impl Sets {
             quiet: ProfileId(0),
             rows: FxHashMap::default(),
             itself: FxHashMap::default(),
+            frozen_rows: FxHashSet::default(),
             memo: FxHashMap::default(),
         };
         for atom in &set.atoms {
@@ -321,7 +327,7 @@ impl Sets {
             let asking = signature.iter().filter_map(|atom| self.by_atom.get(atom)).flatten();
             let concerned: BTreeSet<SetId> = asking.chain(&self.irregular).copied().collect();
             for id in concerned {
-                let Some(set) = self.sets.get_mut(&id) else { continue };
+                let Some(set) = self.sets.get_mut(&id).filter(|set| !set.frozen_rows.contains(class)) else { continue };
                 let profile = profile(set, atoms::common(&set.atoms, signature), false, writing);
                 if profile != set.default {
                     writing.tables.profiles((id, *class, false), Some(profile));
@@ -335,6 +341,7 @@ impl Sets {
     pub(super) fn drop_classes(&mut self, gone: &[(ClassId, Signature)], tables: &mut Tables) {
         for (class, _) in gone {
             for (id, set) in &mut self.sets {
+                set.frozen_rows.remove(class);
                 if set.rows.remove(class).is_some() {
                     tables.profiles((*id, *class, false), None);
                 }
@@ -357,7 +364,7 @@ impl Sets {
         let Some(set) = self.sets.get_mut(&id) else { return };
         if only {
             set.itself.retain(|class, _| {
-                let stays = own.contains(class);
+                let stays = own.contains(class) || set.frozen_rows.contains(class);
                 if !stays {
                     writing.tables.profiles((id, *class, true), None);
                 }
@@ -365,7 +372,7 @@ impl Sets {
             });
         }
         for class in own {
-            if set.itself.contains_key(class) {
+            if set.itself.contains_key(class) || set.frozen_rows.contains(class) {
                 continue;
             }
             let holding = atoms::common(&set.atoms, classes.signature(*class));
@@ -390,8 +397,82 @@ impl Sets {
         if !itself {
             return Some(set.rows.get(&class).copied().unwrap_or(set.default));
         }
+        if set.frozen_rows.contains(&class) {
+            return Some(set.itself.get(&class).copied().unwrap_or(set.default));
+        }
         let holding = atoms::common(&set.atoms, classes.signature(class));
         Some(profile(set, holding, true, writing))
+    }
+
+    /// An endpoint flips from a set to another: until the tables have settled it may still be in force for it.
+    pub(super) fn flip_from(&mut self, id: SetId, endpoint: &LocalId) {
+        self.leave(id, endpoint);
+        self.frozen.insert(id);
+    }
+
+    /// An endpoint uses a set no more.
+    pub(super) fn leave(&mut self, id: SetId, endpoint: &LocalId) {
+        if let Some(set) = self.sets.get_mut(&id) {
+            set.users.remove(endpoint);
+            set.past_users.insert(endpoint.clone());
+        }
+    }
+
+    pub(super) fn has_frozen(&self) -> bool {
+        !self.frozen.is_empty()
+    }
+
+    /// Finds the sets that endpoints flip from and that tell two classes apart, with what they say of the first (for others,
+    /// and for the endpoint that has the address).
+    pub(super) fn frozen_apart(
+        &mut self,
+        (from, to): (ClassId, ClassId),
+        classes: &Classes,
+        writing: &mut Writing<'_>,
+    ) -> Vec<(SetId, ProfileId, ProfileId)> {
+        let asking = self.telling_apart(classes.signature(from), classes.signature(to));
+        // Rows of a class on the way may differ from what its atoms say.
+        let candidates = self.frozen.iter().filter(|id| classes.is_transit(from) || asking.contains(id));
+        let mut apart = Vec::new();
+        for id in candidates.copied().collect::<Vec<SetId>>() {
+            let old = self.profile(id, from, false, classes, writing);
+            let old_itself = self.profile(id, from, true, classes, writing);
+            let (Some(old), Some(old_itself), Some(set)) = (old, old_itself, self.sets.get_mut(&id)) else { continue };
+            let holding = atoms::common(&set.atoms, classes.signature(to));
+            let new = profile(set, holding.clone(), false, writing);
+            if old != new || old_itself != profile(set, holding, true, writing) {
+                apart.push((id, old, old_itself));
+            }
+        }
+        apart
+    }
+
+    /// Lets a set go on saying this of a class on the way.
+    pub(super) fn freeze_row(
+        &mut self,
+        (id, old, old_itself): (SetId, ProfileId, ProfileId),
+        class: ClassId,
+        tables: &mut Tables,
+    ) {
+        let Some(set) = self.sets.get_mut(&id) else { return };
+        set.frozen_rows.insert(class);
+        if old != set.default {
+            tables.profiles((id, class, false), Some(old));
+            set.rows.insert(class, old);
+        }
+        if old_itself != set.default {
+            tables.profiles((id, class, true), Some(old_itself));
+            set.itself.insert(class, old_itself);
+        }
+    }
+
+    /// Takes a set out of use for new endpoints; gives the endpoints that use it, which are to flip to a new one.
+    pub(super) fn supersede(&mut self, id: SetId) -> Vec<LocalId> {
+        let Some(set) = self.sets.get(&id) else { return Vec::new() };
+        if self.known.get(&set.key) == Some(&id) {
+            self.known.remove(&set.key);
+        }
+        set.users.iter().cloned().collect()
     }
 
     /// Sets that ask one of the atoms in which two signatures differ.
@@ -443,13 +524,16 @@ impl Sets {
                 reading.tables.profiles((*id, class, true), None);
             }
             reading.tables.set_defaults(*id, None);
-            self.known.remove(&set.key);
+            if self.known.get(&set.key) == Some(id) {
+                self.known.remove(&set.key);
+            }
             self.irregular.remove(id);
             self.numbers.release(id.0, reading.now);
         }
         for set in self.sets.values_mut() {
             set.past_users.clear();
         }
+        self.frozen.clear();
         gone
     }
 
