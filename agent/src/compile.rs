@@ -232,6 +232,7 @@ impl Compiler {
     pub fn settle(&mut self) -> bool {
         self.settled = true;
         self.own_rows_left
+            || self.pods.has_gone_numbers()
             || self.classes.has_retired()
             || self.reaches.is_pending()
             || self.ports.has_retired()
@@ -245,6 +246,7 @@ impl Compiler {
         self.tables.keep_touched = !self.first;
         self.tables.desired.rejudge.clear();
         let sweep = std::mem::take(&mut self.settled);
+        let own_rows_left = sweep && std::mem::take(&mut self.own_rows_left);
         if sweep {
             self.sweep();
         }
@@ -263,7 +265,7 @@ impl Compiler {
         self.learn_numbers();
         let changed_ranges = self.settle_atoms();
         let changes = self.classify(&changed_ranges, &mut outcome);
-        self.write_rows(changes, &outcome, sweep);
+        self.write_rows(changes, &outcome, own_rows_left);
 
         self.rules.drop_unused(&mut self.tables, self.now);
         if sweep {
@@ -304,7 +306,6 @@ impl Compiler {
     /// The tables have settled: what was kept for the way goes.
     fn sweep(&mut self) {
         self.now += 1;
-        self.own_rows_left = false;
         let now = self.now;
         let mut reading = sets::Reading {
             atoms: &mut self.atoms,
@@ -315,7 +316,9 @@ impl Compiler {
             now,
         };
         let sets = self.sets.drop_retired(&mut reading);
-        self.sets.drop_unused_numbers(&mut self.atoms, &self.pods);
+        for (name, protocol, number) in self.pods.take_gone_numbers() {
+            self.sets.drop_number(&name, protocol, number, &mut self.atoms);
+        }
         let ports = self.ports.drop_retired(now);
         self.profiles.drop_port_classes(&ports, &mut self.tables);
         let classes = self.classes.drop_retired(now);

@@ -258,12 +258,12 @@ impl Classes {
     pub(super) fn drop_kind(&mut self, id: KindId) {
         let Some(kind) = self.kinds.remove(&id) else { return };
         self.kind_ids.remove(&kind.key);
-        if let Some(group) = kind.key.group {
-            if let Some(kinds) = self.by_group.get_mut(&group) {
-                kinds.retain(|other| *other != id);
-                if kinds.is_empty() {
-                    self.by_group.remove(&group);
-                }
+        if let Some(group) = kind.key.group
+            && let Some(kinds) = self.by_group.get_mut(&group)
+        {
+            kinds.retain(|other| *other != id);
+            if kinds.is_empty() {
+                self.by_group.remove(&group);
             }
         }
         if let Some(kinds) = self.by_range.get_mut(&kind.key.range) {

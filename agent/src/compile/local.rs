@@ -25,7 +25,7 @@ pub(super) struct Local {
 /// What reading local pods changed.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// New, or with other sets than before.
+    /// New, or with other sets or addresses than before.
     pub(super) flipped: BTreeSet<LocalId>,
     /// Addresses of endpoints that came, went or flipped.
     pub(super) addresses: BTreeSet<IpAddr>,
@@ -37,7 +37,8 @@ pub(super) struct Locals {
     locals: BTreeMap<LocalId, Local>,
     /// Addresses that endpoints have or had since the tables last settled, of endpoints that are gone too.
     own: BTreeMap<LocalId, BTreeSet<IpAddr>>,
-    owners: BTreeMap<IpAddr, LocalId>,
+    /// Two claim one address only by mistake, but until that is mended both see themselves in it.
+    owners: BTreeMap<IpAddr, BTreeSet<LocalId>>,
     marked: BTreeSet<LocalId>,
 }
 
@@ -93,6 +94,7 @@ impl Locals {
                         self.marked.extend(sets.supersede(set));
                     }
                     self.disown(id, &before.addresses, outcome);
+                    outcome.flipped.insert(id.clone());
                 }
             } else {
                 let applicable = BTreeSet::new();
@@ -101,7 +103,7 @@ impl Locals {
                 outcome.flipped.insert(id.clone());
             }
             for address in &pod.addresses {
-                self.owners.insert(*address, id.clone());
+                self.owners.entry(*address).or_default().insert(id.clone());
                 self.own.entry(id.clone()).or_default().insert(*address);
                 outcome.addresses.insert(*address);
             }
@@ -119,8 +121,11 @@ impl Locals {
 
     fn disown(&mut self, id: &LocalId, addresses: &[IpAddr], outcome: &mut Outcome) {
         for address in addresses {
-            if self.owners.get(address) == Some(id) {
-                self.owners.remove(address);
+            if let Some(owners) = self.owners.get_mut(address) {
+                owners.remove(id);
+                if owners.is_empty() {
+                    self.owners.remove(address);
+                }
             }
             outcome.addresses.insert(*address);
         }
@@ -181,9 +186,9 @@ impl Locals {
         self.own.get(id).into_iter().flatten().copied()
     }
 
-    /// The endpoint that has an address.
-    pub(super) fn owner(&self, address: IpAddr) -> Option<&LocalId> {
-        self.owners.get(&address)
+    /// The endpoints that have an address.
+    pub(super) fn owners(&self, address: IpAddr) -> impl Iterator<Item = &LocalId> {
+        self.owners.get(&address).into_iter().flatten()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&LocalId, &Local)> {

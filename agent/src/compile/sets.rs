@@ -16,6 +16,9 @@ use super::tables::Tables;
 use crate::model::{Direction, NamedPort, PolicyId, Protocol, Rule, Verdict};
 use crate::state::{ClassId, LocalId, ProfileId, RuleCause, RuleNumber, SetId, TableVerdict};
 
+/// Before a set's rows are written.
+const NO_PROFILE: ProfileId = ProfileId(0);
+
 /// The rules of one policy for one direction. The number is new whenever the rules are.
 #[derive(Debug)]
 pub(super) struct PolicyRules {
@@ -164,10 +167,10 @@ impl Sets {
             return (*id, true);
         }
         key.bare = reading.ports.questions() >= Ports::MOST_QUESTIONS;
-        if key.bare {
-            if let Some(id) = self.known.get(&key) {
-                return (*id, false);
-            }
+        if key.bare
+            && let Some(id) = self.known.get(&key)
+        {
+            return (*id, false);
         }
         let fits = !key.bare;
         (self.read(key, tiers, reading), fits)
@@ -209,8 +212,8 @@ impl Sets {
             numbers: FxHashMap::default(),
             users: BTreeSet::new(),
             past_users: BTreeSet::new(),
-            default: ProfileId(0),
-            quiet: ProfileId(0),
+            default: NO_PROFILE,
+            quiet: NO_PROFILE,
             rows: FxHashMap::default(),
             itself: FxHashMap::default(),
             frozen_rows: FxHashSet::default(),
@@ -266,26 +269,17 @@ impl Sets {
         self.by_atom.entry(atom).or_default().insert(id);
     }
 
-    /// Takes numbers away from all sets that no pod declares any more under the name that stands for them. The questions
-    /// about the ports stay while the set lives.
-    pub(super) fn drop_unused_numbers(&mut self, atoms: &mut Atoms, pods: &Pods) {
-        for (id, set) in &mut self.sets {
-            if set.numbers.is_empty() {
-                continue;
-            }
-            let unused: Vec<AtomId> = (set.numbers.iter())
-                .filter(|(_, (index, number))| {
-                    set.named.get(*index).is_none_or(|(name, protocol)| !pods.numbers(name, *protocol).contains(number))
-                })
-                .map(|(atom, _)| *atom)
-                .collect();
-            for atom in unused {
-                set.numbers.remove(&atom);
-                atoms::remove(&mut set.atoms, atom);
-                set.memo.retain(|(holding, _), _| holding.binary_search(&atom).is_err());
-                atoms.forget(atom);
-                unlink(&mut self.by_atom, &atom, *id);
-            }
+    /// No pod declares a number any more under a name that stood for it: it is taken away from the sets that ask for the
+    /// name. The question about the port stays while the set lives.
+    pub(super) fn drop_number(&mut self, name: &Arc<str>, protocol: Protocol, number: u16, atoms: &mut Atoms) {
+        let Some(atom) = atoms.find(&PeerQuestion::Port(Arc::clone(name), protocol, number)) else { return };
+        for id in self.by_atom.get(&atom).cloned().unwrap_or_default() {
+            let Some(set) = self.sets.get_mut(&id) else { continue };
+            set.numbers.remove(&atom);
+            atoms::remove(&mut set.atoms, atom);
+            set.memo.retain(|(holding, _), _| holding.binary_search(&atom).is_err());
+            atoms.forget(atom);
+            unlink(&mut self.by_atom, &atom, id);
         }
     }
 
@@ -327,7 +321,9 @@ impl Sets {
             let asking = signature.iter().filter_map(|atom| self.by_atom.get(atom)).flatten();
             let concerned: BTreeSet<SetId> = asking.chain(&self.irregular).copied().collect();
             for id in concerned {
-                let Some(set) = self.sets.get_mut(&id).filter(|set| !set.frozen_rows.contains(class)) else { continue };
+                // Sets that are new themselves get the rows of all classes later.
+                let done = |set: &&mut Set| !set.frozen_rows.contains(class) && set.default != NO_PROFILE;
+                let Some(set) = self.sets.get_mut(&id).filter(done) else { continue };
                 let profile = profile(set, atoms::common(&set.atoms, signature), false, writing);
                 if profile != set.default {
                     writing.tables.profiles((id, *class, false), Some(profile));

@@ -144,7 +144,7 @@ impl Compiler {
     }
 
     /// Writes the rows of everything that is new, and names the endpoints whose flows are to be judged again.
-    pub(super) fn write_rows(&mut self, changes: Changes, outcome: &Outcome, sweep: bool) {
+    pub(super) fn write_rows(&mut self, changes: Changes, outcome: &Outcome, own_rows_left: bool) {
         let Changes { shown, classes, ports, ranges } = changes;
         self.profiles.add_port_classes(&ports, &self.ports, &mut self.tables);
         let mut writing =
@@ -152,10 +152,10 @@ impl Compiler {
         self.sets.add_classes(&classes, &self.classes, &mut writing);
         let fresh = self.sets.write_fresh(&self.classes, &mut writing);
         let anything = !fresh.is_empty() || !classes.is_empty() || !shown.moved.is_empty() || ranges;
-        if anything || sweep || !outcome.addresses.is_empty() || !outcome.flipped.is_empty() {
-            self.write_own_classes(sweep);
+        if anything || own_rows_left || !outcome.addresses.is_empty() || !outcome.flipped.is_empty() {
+            self.write_own_classes(own_rows_left);
         }
-        let own_moved = shown.moved.keys().any(|address| self.locals.owner(*address).is_some());
+        let own_moved = shown.moved.keys().any(|address| self.locals.owners(*address).next().is_some());
         self.own_rows_left |= own_moved || ranges || !outcome.addresses.is_empty();
         let differing = self.update_reaches(&shown, !ports.is_empty(), ranges, outcome, &fresh);
         self.tables.desired.rejudge = self.find_rejudged(&shown, outcome, &differing);
@@ -207,7 +207,7 @@ impl Compiler {
         let view = View {
             classes,
             class_of: &|address| addresses.class_of(address, ranges, classes),
-            owner: &|address| locals.owner(address).cloned(),
+            owners: &|address| locals.owners(address).cloned().collect(),
         };
         let mut writing =
             Writing { profiles: &mut self.profiles, ports: &self.ports, tables: &mut self.tables, now: self.now };
@@ -230,12 +230,13 @@ impl Compiler {
             }
         }
         for (address, (from, to)) in &shown.moved {
-            let Some(owner) = self.locals.owner(*address) else { continue };
-            let using = self.sets.iter().filter(|(_, set)| set.users.contains(owner)).map(|(id, _)| id);
-            for set in using.collect::<Vec<_>>() {
-                let mut profile = |class| self.sets.profile(set, class, true, &self.classes, &mut writing);
-                if profile(*from) != profile(*to) {
-                    rejudge.insert(owner.clone());
+            for owner in self.locals.owners(*address) {
+                let using = self.sets.iter().filter(|(_, set)| set.users.contains(owner)).map(|(id, _)| id);
+                for set in using.collect::<Vec<_>>() {
+                    let mut profile = |class| self.sets.profile(set, class, true, &self.classes, &mut writing);
+                    if profile(*from) != profile(*to) {
+                        rejudge.insert(owner.clone());
+                    }
                 }
             }
         }
