@@ -1,5 +1,6 @@
 //! The compiled tables say what the rules say: for random worlds, after every change of them, and at every moment on the
 //! way from one state of the tables to the next.
+#![expect(clippy::unwrap_used, clippy::panic, reason = "helpers of tests")]
 
 #[path = "compile_matches/read.rs"]
 mod read;
@@ -14,12 +15,16 @@ use portcullis::compile::{Compiler, Dirty, FIRST_RULE, Input, Numbers, RULE_NO_P
 use portcullis::model::{Direction, Family, Traffic, Verdict};
 use portcullis::state::{Desired, ServiceKeyPort, ServiceReach, TableVerdict};
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 use read::Kernel;
 use walk::{Judgement, World, probes};
 use world::{Step, addresses, steps};
 
 const DIRECTIONS: [Direction; 2] = [Direction::Ingress, Direction::Egress];
+
+/// Cases that failed once.
+const REGRESSIONS: &str = concat!(env!("CARGO_MANIFEST_DIR"), "/tests/compile_matches.proptest-regressions");
 
 fn input(world: &World) -> Input<'_> {
     Input { cluster: &world.cluster, local: &world.local, node: &world.node }
@@ -278,7 +283,11 @@ fn run(steps: &[Step], each: impl Fn(&World, &Desired, &Compiler, &Desired)) -> 
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 256, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig {
+        cases: 256,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct(REGRESSIONS))),
+        ..ProptestConfig::default()
+    })]
 
     #[test]
     fn tables_say_what_the_rules_say(steps in steps()) {

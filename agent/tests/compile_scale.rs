@@ -1,6 +1,7 @@
 //! What compiling costs at 100,000 pods, 10,000 policies and 250 local pods. Run it in release, by hand:
 //! `cargo test --release -p portcullis --test compile_scale -- --ignored --nocapture`.
 #![expect(clippy::print_stdout, reason = "the measurement is the test's answer")]
+#![expect(clippy::unwrap_used, reason = "helpers of a test")]
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr};

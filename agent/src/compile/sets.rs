@@ -431,9 +431,16 @@ impl Sets {
         let candidates = self.frozen.iter().filter(|id| classes.is_transit(from) || asking.contains(id));
         let mut apart = Vec::new();
         for id in candidates.copied().collect::<Vec<SetId>>() {
-            let old = self.profile(id, from, false, classes, writing);
-            let old_itself = self.profile(id, from, true, classes, writing);
-            let (Some(old), Some(old_itself), Some(set)) = (old, old_itself, self.sets.get_mut(&id)) else { continue };
+            let Some(set) = self.sets.get_mut(&id) else { continue };
+            // By their atoms, not by their rows: the first class may itself be new, and without rows yet.
+            let mut said = |itself| {
+                if set.frozen_rows.contains(&from) {
+                    let rows = if itself { &set.itself } else { &set.rows };
+                    return rows.get(&from).copied().unwrap_or(set.default);
+                }
+                profile(set, atoms::common(&set.atoms, classes.signature(from)), itself, writing)
+            };
+            let (old, old_itself) = (said(false), said(true));
             let holding = atoms::common(&set.atoms, classes.signature(to));
             let new = profile(set, holding.clone(), false, writing);
             if old != new || old_itself != profile(set, holding, true, writing) {
