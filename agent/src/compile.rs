@@ -49,6 +49,8 @@ mod rules;
 mod services;
 mod sets;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
