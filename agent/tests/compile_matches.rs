@@ -195,6 +195,12 @@ fn check_way(before: &Kernel, after: &Desired, seed: u64) {
     for (key, name) in &before.rows.rules {
         assert!(after.rules.get(key).is_none_or(|now| now == name), "rule {key:?} changed its name");
     }
+    for ((set, port), reach) in &before.rows.reaches {
+        if let Some(now) = after.reaches.get(&(*set, *port)).filter(|now| *now != reach) {
+            let part = [*now, *reach].contains(&ServiceReach::Part);
+            assert!(part, "{set:?} {port:?} goes from {reach:?} to {now:?} at once");
+        }
+    }
     writes!("rows", verdicts, profile_defaults, profiles, set_defaults, reaches, reach_defaults, rules; stays);
     let mut ports: Vec<Write<'_>> = Vec::new();
     for (port, class) in end.ports.iter().filter(|(port, class)| before.ports.get(port) != Some(class)) {

@@ -297,3 +297,23 @@ fn services_reach_all_a_part_or_none() {
     }
     assert!(world.compiler.desired().addresses[&ip("10.96.0.1")].translatable, "its address is translatable");
 }
+
+#[test]
+fn a_namespace_that_changes_its_answer_moves_its_pods() {
+    let mut world = small();
+    let mut asking = policy("asking", "server", "client", 90);
+    if let Object::Policy(policy) = &mut asking {
+        let team = NamespaceScope::Matching(Selector::Exists("team".into()));
+        let peer = PeerMatch::Atom(PeerAtom::Pods { namespaces: team, pods: Selector::everything() });
+        policy.ingress.iter_mut().flatten().for_each(|rule| rule.peer = peer.clone());
+    }
+    world.set(asking);
+    world.compile();
+    world.settle();
+    let class = world.compiler.desired().addresses[&ip("10.0.0.2")].class;
+    let labels = Labels::from_iter([("team", "a"), ("kubernetes.io/metadata.name", "x")]);
+    world.set(Object::Namespace(crate::model::Namespace { name: "x".into(), labels }));
+    world.compile();
+    assert_eq!(world.touched().addresses.len(), 3, "the question was asked before: its rows keep their meaning");
+    assert_ne!(world.compiler.desired().addresses[&ip("10.0.0.2")].class, class, "another class, not another meaning");
+}
