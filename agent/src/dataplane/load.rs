@@ -298,6 +298,16 @@ pub(super) fn owner(pin_dir: &Path) -> Result<Option<u64>, DataplaneError> {
     Ok(Some(meta.words()[0].load(std::sync::atomic::Ordering::Relaxed)))
 }
 
+/// Clears the node's flags, if there are tables.
+pub(super) fn disarm(pin_dir: &Path) -> Result<(), DataplaneError> {
+    let path = pin_dir.join(LAYOUT).join("maps").join("NODE");
+    if path.exists() {
+        let data = MapData::from_pin(&path).map_err(DataplaneError::map("NODE"))?;
+        memory::map(&data)?.words()[1].store(0, std::sync::atomic::Ordering::Release);
+    }
+    Ok(())
+}
+
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, DataplaneError> {
     ebpf.take_map(name).ok_or(DataplaneError::NoPrograms)
 }
