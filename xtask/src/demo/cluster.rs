@@ -4,7 +4,9 @@ use std::net::IpAddr;
 use std::path::PathBuf;
 
 use anyhow::{Context, Result};
-use portcullis_testbed::{Pod, PodOptions, Protocol, Shape, Testbed, TestbedOptions, leftovers, leftovers_after};
+use portcullis_testbed::{
+    Pod, PodOptions, Process, Protocol, Shape, Testbed, TestbedOptions, leftovers, leftovers_after,
+};
 use tempfile::TempDir;
 
 use super::agent::{self, Agent};
@@ -17,6 +19,7 @@ use super::{dgraph, pydgraph, tidy};
 pub(super) struct Cluster {
     // Dropped in this order: agents are uninstalled while their nodes still are.
     agents: Vec<Agent>,
+    database: Vec<Process>,
     pub(super) alpha: Pod,
     pub(super) zero: Pod,
     pub(super) client: Pod,
@@ -38,6 +41,7 @@ impl Cluster {
         let manifests = Manifests::new(folder.path().join("manifests"))?;
         let mut cluster = Self {
             agents: Vec::new(),
+            database: Vec::new(),
             alpha,
             zero,
             client,
@@ -73,10 +77,12 @@ impl Cluster {
         self.agents.iter().try_for_each(Agent::await_ready)
     }
 
-    fn start_database(&self) -> Result<()> {
+    fn start_database(&mut self) -> Result<()> {
         match &self.programs.database {
             Database::Real { dgraph: program, .. } => {
-                dgraph::start(program, &self.zero, &self.alpha, self.folder.path())
+                let started = dgraph::start(program, &self.zero, &self.alpha, self.folder.path())?;
+                self.database.extend(started);
+                Ok(())
             }
             Database::Listeners(_) => {
                 let serve = |pod: &Pod, ports: &[NamedPort]| {

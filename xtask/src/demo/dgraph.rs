@@ -116,8 +116,9 @@ fn show_progress(packages: usize, line: &str) {
     }
 }
 
-/// Starts zero and alpha in their pods, with their data under `folder`, and waits until both say that they are ready.
-pub(super) fn start(program: &Path, zero: &Pod, alpha: &Pod, folder: &Path) -> Result<()> {
+/// Starts zero and alpha in their pods, with their data under `folder`, and waits until both say that they are ready. They run as long as
+/// the handles that this returns.
+pub(super) fn start(program: &Path, zero: &Pod, alpha: &Pod, folder: &Path) -> Result<[Process; 2]> {
     let (zero_address, alpha_address) = (zero.v4()?, alpha.v4()?);
     let coordinator = launch(program, zero, folder, &["zero", "--my", &format!("{zero_address}:{ZERO}")])?;
     let database = launch(
@@ -135,12 +136,12 @@ pub(super) fn start(program: &Path, zero: &Pod, alpha: &Pod, folder: &Path) -> R
         ],
     )?;
     for (pod, address, port, process) in
-        [(zero, zero_address, 6080, coordinator), (alpha, alpha_address, HTTP, database)]
+        [(zero, zero_address, 6080, &coordinator), (alpha, alpha_address, HTTP, &database)]
     {
         pod.wait_http_200((IpAddr::from(address), port).into(), "/health", START)
-            .with_context(|| format!("{} is not ready; its last words:\n{}", pod.name(), last_words(&process)))?;
+            .with_context(|| format!("{} is not ready; its last words:\n{}", pod.name(), last_words(process)))?;
     }
-    Ok(())
+    Ok([coordinator, database])
 }
 
 fn launch(program: &Path, pod: &Pod, folder: &Path, arguments: &[&str]) -> Result<Process> {
