@@ -10,6 +10,7 @@ mod dgraph;
 mod manifests;
 mod prepare;
 mod pydgraph;
+mod ready;
 mod report;
 mod scenario;
 mod tidy;
@@ -38,6 +39,9 @@ pub(crate) struct Arguments {
     /// Run the client by this Python, which has pydgraph
     #[arg(long, value_name = "PROGRAM", requires = "dgraph")]
     python: Option<PathBuf>,
+    /// Why there are only listeners, in the words of the process that found out
+    #[arg(long, hide = true)]
+    because: Option<String>,
 }
 
 /// Builds and installs what is missing, then runs the demo, as root.
@@ -53,12 +57,12 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     }
 }
 
-/// Only the demo itself runs as root, so that nothing in the target directory comes to belong to it.
+/// Only the demo itself runs as root, so that nothing in the target directory comes to belong to it. It is told where
+/// everything is, since sudo drops the variables by which cargo could be found.
 fn run_by_sudo(programs: &Programs) -> Result<()> {
     let own = std::env::current_exe().context("cannot find the own program")?;
     let status = Command::new("sudo")
-        // cargo is not needed any more, but where it is says where the workspace is.
-        .args(["--preserve-env=CARGO,CARGO_HOME,RUSTUP_HOME,RUSTUP_TOOLCHAIN,PATH,NO_COLOR", "--"])
+        .arg("--")
         .arg(own)
         .arg("demo")
         .args(programs.as_arguments())

@@ -4,12 +4,13 @@ use std::ffi::OsStr;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use portcullis_testbed::{Node, Process};
 
 use super::counters::{self, Counter};
+use super::ready;
 
 /// Where the agent serves metrics and health, in its node's namespace.
 const LISTEN: SocketAddr = SocketAddr::new(std::net::IpAddr::V4(Ipv4Addr::LOCALHOST), 9470);
@@ -45,23 +46,8 @@ impl Agent {
 
     /// Waits until it says that policies are enforced.
     pub(super) fn await_ready(&self) -> Result<()> {
-        let deadline = Instant::now() + START;
-        loop {
-            let answer = self.node.http_get(LISTEN, "/readyz");
-            if matches!(answer, Ok((200, _))) {
-                return Ok(());
-            }
-            let ended = self.process.try_wait()?;
-            if ended.is_some() || Instant::now() >= deadline {
-                let state = match (ended, answer) {
-                    (Some(status), _) => format!("has ended with {status}"),
-                    (None, Ok((status, body))) => format!("answers /readyz with {status}: {}", body.trim_end()),
-                    (None, Err(error)) => format!("does not answer /readyz: {error:#}"),
-                };
-                bail!("the agent on {} {state}; its log ends with\n{}", self.node.name(), self.last_words());
-            }
-            std::thread::sleep(Duration::from_millis(10));
-        }
+        ready::await_ready(&self.node, &self.process, LISTEN, "/readyz", START)
+            .with_context(|| format!("the agent on {}", self.node.name()))
     }
 
     /// What it has counted for each rule of each policy.
@@ -79,8 +65,7 @@ impl Agent {
 
     /// The end of its log.
     pub(super) fn last_words(&self) -> String {
-        let lines = self.process.stderr();
-        lines[lines.len().saturating_sub(10)..].join("\n")
+        ready::last_words(&self.process)
     }
 
     /// Ends it, and then what goes on without it: programs and maps that are pinned.

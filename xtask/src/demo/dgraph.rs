@@ -12,6 +12,7 @@ use portcullis_testbed::{Pod, Process};
 use serde_json::Value;
 
 use super::manifests::NamedPort;
+use super::ready;
 use crate::process;
 
 const MODULE: &str = "github.com/hypermodeinc/dgraph/v25";
@@ -138,8 +139,8 @@ pub(super) fn start(program: &Path, zero: &Pod, alpha: &Pod, folder: &Path) -> R
     for (pod, address, port, process) in
         [(zero, zero_address, 6080, &coordinator), (alpha, alpha_address, HTTP, &database)]
     {
-        pod.wait_http_200((IpAddr::from(address), port).into(), "/health", START)
-            .with_context(|| format!("{} is not ready; its last words:\n{}", pod.name(), last_words(process)))?;
+        let address = (IpAddr::from(address), port).into();
+        ready::await_ready(pod, process, address, "/health", START).with_context(|| pod.name().to_owned())?;
     }
     Ok([coordinator, database])
 }
@@ -152,9 +153,4 @@ fn launch(program: &Path, pod: &Pod, folder: &Path, arguments: &[&str]) -> Resul
     command.current_dir(&data).env_clear().env("HOME", &data);
     command.args(arguments).args(["--bindall", "--telemetry", "reports=false; sentry=false;"]);
     pod.spawn(command)
-}
-
-fn last_words(process: &Process) -> String {
-    let lines = process.stderr();
-    lines[lines.len().saturating_sub(8)..].join("\n")
 }
