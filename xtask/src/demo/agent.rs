@@ -32,7 +32,7 @@ impl Agent {
     /// Starts it. `sockets` is a folder for its command socket.
     pub(super) fn start(program: &Path, node: &Node, manifests: &Path, pins: PathBuf, sockets: &Path) -> Result<Self> {
         let mut command = node.command(program);
-        command
+        without_settings(&mut command)
             .arg("run")
             .args([OsStr::new("--manifests"), manifests.as_os_str()])
             .args(["--node-name", node.name()])
@@ -102,8 +102,17 @@ pub(super) fn explain(program: &Path, manifests: &Path, from: &str, to: &str, po
     ]))
 }
 
+/// Settings of the caller's environment are meant for another agent.
+fn without_settings(command: &mut Command) -> &mut Command {
+    for (name, _) in std::env::vars_os().filter(|(name, _)| name.as_encoded_bytes().starts_with(b"PORTCULLIS_")) {
+        command.env_remove(name);
+    }
+    command
+}
+
 fn output_of(command: &mut Command) -> Result<String> {
-    let output = command.stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
+    let output =
+        without_settings(command).stdin(Stdio::null()).output().with_context(|| format!("cannot start {command:?}"))?;
     if !output.status.success() {
         let complaint = String::from_utf8_lossy(&output.stderr);
         bail!("{command:?} failed ({}): {}", output.status, complaint.trim());

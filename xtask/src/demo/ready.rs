@@ -47,5 +47,8 @@ pub(super) fn await_ready(
 /// The end of a program's log.
 pub(super) fn last_words(process: &Process) -> String {
     let lines = process.stderr();
+    if lines.is_empty() {
+        return "(it has written nothing)".to_owned();
+    }
     lines[lines.len().saturating_sub(LAST_WORDS)..].join("\n")
 }

@@ -71,6 +71,10 @@ impl Report {
 
     /// The counters of each node's agent.
     pub(super) fn counters(&self, counters: &[(String, Counter)]) {
+        if counters.is_empty() {
+            self.say("(there are no counters)");
+            return;
+        }
         let mut table = Table::new();
         table.load_style(presets::NOTHING).set_header(["node", "policy", "direction", "rule", "verdict", "packets"]);
         for (node, counter) in counters {
