@@ -36,7 +36,7 @@ enum Task {
     /// Check licences, sources, versions and advisories of the dependencies
     Deny,
     /// Show network policy at work on real packets
-    Demo,
+    Demo(demo::Arguments),
     /// Measure what the programs cost per packet
     Bench,
 }
@@ -47,7 +47,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Walls => walls::run(),
         Task::Deny => deny::run().map(|_| ()),
-        Task::Demo => demo::run(),
+        Task::Demo(arguments) => demo::run(&arguments),
         Task::Bench => bench::run(),
     };
     match outcome {
