@@ -187,11 +187,21 @@ impl Testbed {
     /// # Errors
     /// When a rule is refused; the message holds the rules.
     pub fn service(&self, service: Service) -> Result<()> {
-        ensure!(service.protocol != Protocol::Icmp, "service {}: ICMP is not translated", service.name);
+        self.services([service])
+    }
+
+    /// Like [`Self::service`], for many at once, which takes no longer than for one.
+    ///
+    /// # Errors
+    /// As [`Self::service`].
+    pub fn services(&self, wanted: impl IntoIterator<Item = Service>) -> Result<()> {
         let mut services = lock(&self.services);
-        match services.iter_mut().find(|have| have.name == service.name) {
-            Some(have) => *have = service,
-            None => services.push(service),
+        for service in wanted {
+            ensure!(service.protocol != Protocol::Icmp, "service {}: ICMP is not translated", service.name);
+            match services.iter_mut().find(|have| have.name == service.name) {
+                Some(have) => *have = service,
+                None => services.push(service),
+            }
         }
         self.sync_services(&services)
     }
