@@ -18,6 +18,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 
 use proptest::collection::vec;
 use proptest::prelude::*;
+use proptest::test_runner::FileFailurePersistence;
 
 use hooks::{Memory, Node};
 use journey::{PacketSpec, packet, travel};
@@ -25,7 +26,7 @@ use oracle::Oracle;
 use world::{ClusterSpec, World, cluster};
 
 /// Packets for each cluster, and clusters: what continuous integration judges is at least 10,000 packets.
-const PACKETS: usize = 24;
+const PACKETS: usize = 40;
 const CLUSTERS: u32 = 1000;
 
 /// Judges packets; gives how many took part, or what the judges disagree about.
@@ -45,7 +46,7 @@ fn compare(spec: &ClusterSpec, packets: &[PacketSpec]) -> Result<usize, String> 
         }
         judged += 1;
         if !right.contains(&answer) {
-            return Err(format!("{journey:#?}\nthe evaluator: {right:#?}\nthe tables: {answer:#?}\nin the cluster {spec:?}"));
+            return Err(format!("{packet:?}: {journey:?}\nthe evaluator: {right:?}\nthe tables: {answer:?}\nin the cluster {spec:?}"));
         }
     }
     Ok(judged)
@@ -54,8 +55,12 @@ fn compare(spec: &ClusterSpec, packets: &[PacketSpec]) -> Result<usize, String> 
 #[test]
 fn evaluator_and_tables_agree() {
     let judged = AtomicUsize::new(0);
-    let config = ProptestConfig { cases: CLUSTERS, ..ProptestConfig::with_source_file(file!()) };
-    proptest!(config, |(spec in cluster(), packets in vec(packet(), PACKETS))| {
+    let config = ProptestConfig {
+        cases: CLUSTERS,
+        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/judges.txt"))),
+        ..ProptestConfig::default()
+    };
+    proptest!(config, |(spec in cluster(), packets in vec(packet(), 1..=PACKETS))| {
         match compare(&spec, &packets) {
             Ok(count) => drop(judged.fetch_add(count, Ordering::Relaxed)),
             Err(disagreement) => prop_assert!(false, "{}", disagreement),

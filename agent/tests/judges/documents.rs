@@ -7,13 +7,13 @@ use proptest::sample::{select, subsequence};
 use serde_json::{Value, json};
 
 /// The node that the tables are of, and another.
-pub const OWN_NODE: &str = "n1";
-pub const OTHER_NODE: &str = "n2";
+pub(crate) const OWN_NODE: &str = "n1";
+pub(crate) const OTHER_NODE: &str = "n2";
 /// Addresses of nodes.
-pub const OWN_ADDRESSES: [&str; 2] = ["172.18.0.1", "fd00:18::1"];
-pub const OTHER_ADDRESSES: [&str; 2] = ["172.18.0.2", "fd00:18::2"];
+pub(crate) const OWN_ADDRESSES: [&str; 2] = ["172.18.0.1", "fd00:18::1"];
+pub(crate) const OTHER_ADDRESSES: [&str; 2] = ["172.18.0.2", "fd00:18::2"];
 /// Addresses of nobody in the cluster.
-pub const OUTSIDERS: [&str; 5] = ["192.0.2.7", "192.0.2.130", "198.51.100.1", "2001:db8::7", "2001:db8:1::1"];
+pub(crate) const OUTSIDERS: [&str; 5] = ["192.0.2.7", "192.0.2.130", "198.51.100.1", "2001:db8::7", "2001:db8:1::1"];
 const NAMESPACES: [&str; 3] = ["x", "y", "z"];
 
 /// Sets the fields that are there.
@@ -26,7 +26,7 @@ fn with(mut object: Value, fields: impl IntoIterator<Item = (&'static str, Optio
     object
 }
 
-pub fn namespace_name() -> impl Strategy<Value = &'static str> {
+pub(crate) fn namespace_name() -> impl Strategy<Value = &'static str> {
     select(NAMESPACES.to_vec())
 }
 
@@ -120,7 +120,7 @@ fn rule(peers: &'static str) -> impl Strategy<Value = Value> {
 }
 
 /// A NetworkPolicy of this name.
-pub fn policy(name: String) -> impl Strategy<Value = Value> {
+pub(crate) fn policy(name: String) -> impl Strategy<Value = Value> {
     let types = select(vec![None, Some(json!(["Ingress"])), Some(json!(["Egress"])), Some(json!(["Ingress", "Egress"]))]);
     (namespace_name(), selector(POD_LABELS), types, list(rule("from"), 3), list(rule("to"), 3)).prop_map(
         move |(namespace, pods, types, ingress, egress)| {
@@ -135,7 +135,7 @@ pub fn policy(name: String) -> impl Strategy<Value = Value> {
     )
 }
 
-pub fn namespace(name: &'static str) -> impl Strategy<Value = Value> {
+pub(crate) fn namespace(name: &'static str) -> impl Strategy<Value = Value> {
     labels(NAMESPACE_LABELS).prop_map(move |labels| {
         json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
     })
@@ -161,7 +161,7 @@ fn declared() -> impl Strategy<Value = Value> {
 }
 
 /// The pod of this number. Its addresses are its own, but for finished pods, which may have another's.
-pub fn pod(number: usize) -> impl Strategy<Value = Value> {
+pub(crate) fn pod(number: usize) -> impl Strategy<Value = Value> {
     let kind = prop_oneof![8 => Just(Kind::Ordinary), 1 => Just(Kind::HostNetwork), 1 => Just(Kind::Finished)];
     let node = prop_oneof![3 => Just(OWN_NODE), 1 => Just(OTHER_NODE)];
     let families = select(vec![(true, true), (true, true), (true, false), (false, true), (false, false)]);
@@ -191,7 +191,7 @@ pub fn pod(number: usize) -> impl Strategy<Value = Value> {
     )
 }
 
-pub fn nodes() -> Vec<Value> {
+pub(crate) fn nodes() -> Vec<Value> {
     let node = |name: &str, addresses: [&str; 2]| {
         let listed = addresses.map(|address| json!({"type": "InternalIP", "address": address}));
         json!({"apiVersion": "v1", "kind": "Node", "metadata": {"name": name}, "status": {"addresses": listed}})
@@ -200,7 +200,7 @@ pub fn nodes() -> Vec<Value> {
 }
 
 /// A Service of this number, and slices of its backends where it has any.
-pub fn service(number: usize) -> impl Strategy<Value = Vec<Value>> {
+pub(crate) fn service(number: usize) -> impl Strategy<Value = Vec<Value>> {
     let target = prop_oneof![
         3 => select(vec![53_u16, 80, 90, 8080]).prop_map(|port| json!(port)),
         2 => Just(json!("http")),

@@ -11,13 +11,13 @@ use portcullis_common::packet::Drop;
 use portcullis_common::stamp::Stamp;
 
 /// Endpoints of the tests; the device of the endpoint in slot `s` is `FIRST_DEVICE + s`.
-pub const ENDPOINTS: u32 = 64;
-pub const FIRST_DEVICE: u32 = 100;
+pub(crate) const ENDPOINTS: u32 = 64;
+pub(crate) const FIRST_DEVICE: u32 = 100;
 /// The exit.
-pub const UPLINK: u32 = 2;
+pub(crate) const UPLINK: u32 = 2;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Hook {
+pub(crate) enum Hook {
     FromPod,
     ToPod,
     FromUplink,
@@ -26,32 +26,32 @@ pub enum Hook {
 
 /// A packet at a hook.
 #[derive(Clone, Debug)]
-pub struct Arrival {
-    pub hook: Hook,
-    pub device: u32,
-    pub last_device: u32,
-    pub stamp: Stamp,
-    pub frame: Vec<u8>,
+pub(crate) struct Arrival {
+    pub(crate) hook: Hook,
+    pub(crate) device: u32,
+    pub(crate) last_device: u32,
+    pub(crate) stamp: Stamp,
+    pub(crate) frame: Vec<u8>,
 }
 
 /// What became of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Departure {
+pub(crate) struct Departure {
     /// The stamp that it went on with, or why it was dropped.
-    pub fate: Result<Stamp, Drop>,
+    pub(crate) fate: Result<Stamp, Drop>,
     /// The rules that counted it, once for each time.
-    pub counted: Vec<u32>,
+    pub(crate) counted: Vec<u32>,
 }
 
 /// Who stands behind the hooks. Counts are read for rules below `rules`.
-pub trait Judge {
+pub(crate) trait Judge {
     fn judge(&mut self, arrival: &Arrival, rules: u32) -> Departure;
     fn take(&mut self, step: &Step) -> Result<(), Full>;
     fn set_flags(&mut self, flags: u64);
 }
 
 /// [`decide`] over ordinary memory.
-pub struct Memory(pub MemoryTables);
+pub(crate) struct Memory(pub MemoryTables);
 
 impl Default for Memory {
     fn default() -> Self {
@@ -99,19 +99,19 @@ impl Judge for Memory {
 }
 
 /// Tables behind hooks, and what they were made from.
-pub struct Node<J> {
-    pub judge: J,
-    pub planner: Planner,
-    pub desired: Desired,
+pub(crate) struct Node<J> {
+    pub(crate) judge: J,
+    pub(crate) planner: Planner,
+    pub(crate) desired: Desired,
 }
 
 impl<J: Judge> Node<J> {
-    pub fn new(judge: J) -> Self {
+    pub(crate) fn new(judge: J) -> Self {
         Self { judge, planner: Planner::default(), desired: Desired::default() }
     }
 
     /// Brings the tables to these, and sees to it that no flow is known.
-    pub fn hold(&mut self, desired: Desired) {
+    pub(crate) fn hold(&mut self, desired: Desired) {
         let steps = self.planner.steps(&desired).unwrap();
         self.flags(&desired);
         self.desired = desired;
@@ -121,19 +121,19 @@ impl<J: Judge> Node<J> {
     }
 
     /// The node's flags that these tables need.
-    pub fn flags(&mut self, desired: &Desired) {
+    pub(crate) fn flags(&mut self, desired: &Desired) {
         let isolated = desired.endpoints.values().any(|endpoint| endpoint.egress.is_some());
         self.judge.set_flags(node_flag::ARMED | if isolated { node_flag::CONFIRM } else { 0 });
     }
 
     /// Forgets all flows.
-    pub fn forget(&mut self) {
+    pub(crate) fn forget(&mut self) {
         for step in self.planner.renew() {
             self.judge.take(&step).unwrap();
         }
     }
 
-    pub fn judge(&mut self, arrival: &Arrival) -> Departure {
+    pub(crate) fn judge(&mut self, arrival: &Arrival) -> Departure {
         let rules = self.desired.rules.last_key_value().map_or(rule::FIRST, |(number, _)| number.0 + 1);
         self.judge.judge(arrival, rules)
     }

@@ -1,5 +1,6 @@
 //! The way of one packet through a node, and what the hooks made of it.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use portcullis::model::{Family, Pod};
@@ -16,22 +17,32 @@ use super::packets::{self, CLIENT_PORT, Load, load};
 use super::world::World;
 
 /// A packet before it is known what its cluster looks like: numbers choose among what is there.
-#[derive(Clone, Debug)]
-pub struct PacketSpec {
-    pub v4: bool,
-    pub from: Choice,
-    pub to: Choice,
-    pub load: Load,
+#[derive(Clone)]
+pub(crate) struct PacketSpec {
+    pub(crate) v4: bool,
+    pub(crate) from: Choice,
+    pub(crate) to: Choice,
+    pub(crate) load: Load,
     /// An outside client whose address was rewritten to the node's, or a pod's packet that netfilter masqueraded.
-    pub masquerade: bool,
+    pub(crate) masquerade: bool,
     /// The stamp is lost on the way.
-    pub unstamped: bool,
+    pub(crate) unstamped: bool,
     /// The port is one that the destination declares.
-    pub declared: Option<usize>,
+    pub(crate) declared: Option<usize>,
 }
 
-#[derive(Clone, Copy, Debug)]
-pub enum Choice {
+/// On one line, as there are many.
+impl fmt::Debug for PacketSpec {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { v4, from, to, load, masquerade, unstamped, declared } = self;
+        let family = if *v4 { "IPv4" } else { "IPv6" };
+        write!(f, "{family} {from:?} to {to:?}, {load:?}, ")?;
+        write!(f, "masquerade {masquerade}, unstamped {unstamped}, declared {declared:?}")
+    }
+}
+
+#[derive(Clone, Copy)]
+pub(crate) enum Choice {
     Pod(usize),
     Outside(usize),
     OwnNode,
@@ -39,7 +50,19 @@ pub enum Choice {
     Service(usize, usize),
 }
 
-pub fn packet() -> impl Strategy<Value = PacketSpec> {
+impl fmt::Debug for Choice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(number) => write!(f, "pod {number}"),
+            Self::Outside(number) => write!(f, "outsider {number}"),
+            Self::OwnNode => write!(f, "own node"),
+            Self::OtherNode => write!(f, "other node"),
+            Self::Service(frontend, backend) => write!(f, "backend {backend} of frontend {frontend}"),
+        }
+    }
+}
+
+pub(crate) fn packet() -> impl Strategy<Value = PacketSpec> {
     let from = prop_oneof![
         8 => (0..6_usize).prop_map(Choice::Pod),
         2 => (0..OUTSIDERS.len()).prop_map(Choice::Outside),
@@ -69,7 +92,7 @@ pub fn packet() -> impl Strategy<Value = PacketSpec> {
 
 /// Where a packet enters.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Source {
+pub(crate) enum Source {
     /// At a local pod's veth.
     Local(LocalId),
     /// At the uplink.
@@ -80,7 +103,7 @@ pub enum Source {
 
 /// Where it leaves.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub enum Target {
+pub(crate) enum Target {
     /// At a local pod's veth.
     Local(LocalId),
     /// At the uplink.
@@ -91,20 +114,20 @@ pub enum Target {
 
 /// One packet's way.
 #[derive(Clone, Debug)]
-pub struct Journey {
-    pub source: Source,
-    pub target: Target,
-    pub source_address: IpAddr,
+pub(crate) struct Journey {
+    pub(crate) source: Source,
+    pub(crate) target: Target,
+    pub(crate) source_address: IpAddr,
     /// As sent.
-    pub sent_to: IpAddr,
-    pub sent: Load,
+    pub(crate) sent_to: IpAddr,
+    pub(crate) sent: Load,
     /// As it leaves, after DNAT and masquerade.
-    pub seen_from: IpAddr,
-    pub arrives_at: IpAddr,
-    pub arrives: Load,
-    pub unstamped: bool,
+    pub(crate) seen_from: IpAddr,
+    pub(crate) arrives_at: IpAddr,
+    pub(crate) arrives: Load,
+    pub(crate) unstamped: bool,
     /// The Service port that it is sent to.
-    pub frontend: Option<Frontend>,
+    pub(crate) frontend: Option<Frontend>,
 }
 
 fn of_family(texts: &[&str], v4: bool) -> Vec<IpAddr> {
@@ -113,12 +136,12 @@ fn of_family(texts: &[&str], v4: bool) -> Vec<IpAddr> {
 
 impl World {
     /// The pod whose packets carry an address.
-    pub fn member_at(&self, address: IpAddr) -> Option<&Pod> {
+    pub(crate) fn member_at(&self, address: IpAddr) -> Option<&Pod> {
         let mut members = self.cluster.pods.values().filter(|pod| pod.is_member());
         members.find(|pod| pod.addresses.contains(&address)).map(AsRef::as_ref)
     }
 
-    pub fn local_at(&self, address: IpAddr) -> Option<&LocalId> {
+    pub(crate) fn local_at(&self, address: IpAddr) -> Option<&LocalId> {
         self.local.iter().find(|local| local.pod.addresses.contains(&address)).map(|local| &local.id)
     }
 
@@ -126,9 +149,8 @@ impl World {
         let pick = |addresses: Vec<IpAddr>, number: usize| addresses.get(number % addresses.len().max(1)).copied();
         match choice {
             Choice::Pod(number) => {
-                let pods: Vec<_> = self.cluster.pods.values().collect();
-                let pod = pods.get(number % pods.len().max(1))?;
-                pod.addresses.iter().find(|address| address.is_ipv4() == v4).copied()
+                let pods = self.cluster.pods.values().flat_map(|pod| &pod.addresses);
+                pick(pods.filter(|address| address.is_ipv4() == v4).copied().collect(), number)
             }
             Choice::Outside(number) => pick(of_family(&OUTSIDERS, v4), number),
             Choice::OwnNode => pick(of_family(&OWN_ADDRESSES, v4), 0),
@@ -138,7 +160,7 @@ impl World {
     }
 
     /// The way of a packet; `None` where this node has no part in it, or nobody has the address that it needs.
-    pub fn journey(&self, spec: &PacketSpec) -> Option<Journey> {
+    pub(crate) fn journey(&self, spec: &PacketSpec) -> Option<Journey> {
         let family = if spec.v4 { Family::V4 } else { Family::V6 };
         let own: Vec<IpAddr> = of_family(&OWN_ADDRESSES, spec.v4);
         let from = self.address(spec.from, spec.v4)?;
@@ -163,7 +185,12 @@ impl World {
                 (frontend.at.address, sent, chosen.map(|chosen| chosen.address), Some(frontend))
             }
             to => {
-                let to = self.address(to, spec.v4)?;
+                let mut to = self.address(to, spec.v4)?;
+                if !matches!(source, Source::Local(_)) && self.local_at(to).is_none() {
+                    // Traffic that neither comes from a pod of this node nor goes to one is nothing to judge.
+                    let local = self.local.iter().flat_map(|local| &local.pod.addresses);
+                    to = local.copied().find(|address| address.is_ipv4() == spec.v4)?;
+                }
                 if let Some(declared) = spec.declared
                     && let Some(pod) = self.member_at(to)
                     && let Some(port) = pod.ports.get(declared % pod.ports.len().max(1))
@@ -188,6 +215,12 @@ impl World {
         if !matches!(source, Source::Local(_)) && !matches!(target, Target::Local(_)) {
             return None;
         }
+        // Such a packet is its own reply: both directions of the flow have one tuple. A pod that talks to itself so is not
+        // seen by a hook anyway.
+        let symmetric = from == sent_to && matches!(load, Load::OtherIcmp | Load::Other(_));
+        if symmetric {
+            return None;
+        }
         let rewritten = spec.masquerade && source != Source::Node && target != Target::Nowhere;
         Some(Journey {
             source,
@@ -206,7 +239,7 @@ impl World {
 
 /// What counted a packet.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub enum What {
+pub(crate) enum What {
     NoPolicy,
     NodeProcess,
     Rule(RuleIdentity),
@@ -215,7 +248,7 @@ pub enum What {
 }
 
 impl What {
-    pub fn of(number: u32, desired: &Desired) -> Self {
+    pub(crate) fn of(number: u32, desired: &Desired) -> Self {
         match number {
             rule::NO_POLICY => Self::NoPolicy,
             rule::NODE_PROCESS => Self::NodeProcess,
@@ -223,32 +256,31 @@ impl What {
         }
     }
 
-    pub fn is_isolation(&self) -> bool {
+    pub(crate) fn is_isolation(&self) -> bool {
         matches!(self, Self::Rule(identity) if identity.cause == RuleCause::Isolation)
     }
 }
 
 /// What became of a packet on the whole way.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Answer {
+pub(crate) struct Answer {
     /// `None`: it passed. Else why it was dropped.
-    pub dropped: Option<Drop>,
-    /// What counted it, in order.
-    pub counted: Vec<What>,
+    pub(crate) dropped: Option<Drop>,
+    /// What counted it, sorted: one hook may count for the egress of one pod and the ingress of another.
+    pub(crate) counted: Vec<What>,
     /// Hooks that it met.
-    pub hooks: usize,
+    pub(crate) hooks: usize,
 }
 
 /// Sends a packet through the hooks.
-pub fn travel<J: Judge>(node: &mut Node<J>, journey: &Journey) -> Answer {
+pub(crate) fn travel<J: Judge>(node: &mut Node<J>, journey: &Journey) -> Answer {
     let mut answer = Answer { dropped: None, counted: Vec::new(), hooks: 0 };
     let device = |node: &Node<J>, id: &LocalId| node.planner.seats().get(id).map_or(0, |seat| FIRST_DEVICE + seat.slot);
     let mut meet = |node: &mut Node<J>, hook, device, last_device, stamp, frame| {
         let departure = node.judge(&Arrival { hook, device, last_device, stamp, frame });
         answer.hooks += 1;
-        let mut counted: Vec<What> = departure.counted.iter().map(|rule| What::of(*rule, &node.desired)).collect();
-        counted.sort();
-        answer.counted.extend(counted);
+        answer.counted.extend(departure.counted.iter().map(|rule| What::of(*rule, &node.desired)));
+        answer.counted.sort();
         answer.dropped = departure.fate.err();
         departure.fate.ok()
     };

@@ -1,5 +1,6 @@
 //! What the policies say should become of a packet, by the evaluator.
 
+use std::fmt;
 use std::net::IpAddr;
 
 use portcullis::evaluate::{Evaluator, NodeView, Party, PeerView};
@@ -14,16 +15,22 @@ use super::packets::Load;
 use super::world::World;
 
 /// An address and port of a Service.
-#[derive(Clone, Debug)]
-pub struct Frontend {
-    pub at: ServiceKeyPort,
-    pub service: Service,
-    pub port: ServicePort,
+#[derive(Clone)]
+pub(crate) struct Frontend {
+    pub(crate) at: ServiceKeyPort,
+    pub(crate) service: Service,
+    pub(crate) port: ServicePort,
+}
+
+impl fmt::Debug for Frontend {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} of Service {}", self.at.port, self.service.key)
+    }
 }
 
 impl Frontend {
     /// A packet to it that is like another.
-    pub fn load(&self, like: Load) -> Load {
+    pub(crate) fn load(&self, like: Load) -> Load {
         match (self.at.protocol.0, like) {
             (17, _) => Load::Udp(self.at.port),
             (_, Load::Data(_)) => Load::Data(self.at.port),
@@ -31,14 +38,14 @@ impl Frontend {
         }
     }
 
-    pub fn takes(&self, load: Load) -> bool {
+    pub(crate) fn takes(&self, load: Load) -> bool {
         let traffic = load.traffic(self.at.address.is_ipv4());
         (traffic.protocol, traffic.port) == (self.at.protocol, self.at.port)
     }
 }
 
 /// All Services' addresses and ports of a family.
-pub fn frontends(world: &World, family: Family) -> Vec<Frontend> {
+pub(crate) fn frontends(world: &World, family: Family) -> Vec<Frontend> {
     let mut found = Vec::new();
     for service in world.cluster.services.values() {
         for port in &service.ports {
@@ -58,7 +65,7 @@ pub fn frontends(world: &World, family: Family) -> Vec<Frontend> {
 }
 
 /// Where a Service's port leads to, sorted; `None`: nobody knows.
-pub fn backends(world: &World, frontend: &Frontend) -> Option<Vec<Backend>> {
+pub(crate) fn backends(world: &World, frontend: &Frontend) -> Option<Vec<Backend>> {
     let Frontend { at, service, port } = frontend;
     let slices: Vec<_> = world.cluster.slices.values().filter(|slice| slice.service == service.key).collect();
     let mut backends = Vec::new();
@@ -94,18 +101,18 @@ pub fn backends(world: &World, frontend: &Frontend) -> Option<Vec<Backend>> {
 }
 
 /// The evaluator, asked about packets.
-pub struct Oracle<'a> {
-    pub world: &'a World,
+pub(crate) struct Oracle<'a> {
+    pub(crate) world: &'a World,
     evaluator: Evaluator<'a>,
     nodes: NodeView<'a>,
 }
 
 impl<'a> Oracle<'a> {
-    pub fn new(world: &'a World) -> Self {
+    pub(crate) fn new(world: &'a World) -> Self {
         Self { world, evaluator: Evaluator::new(&world.cluster), nodes: NodeView::of(&world.cluster) }
     }
 
-    pub fn pod(&self, id: &LocalId) -> &'a Pod {
+    pub(crate) fn pod(&self, id: &LocalId) -> &'a Pod {
         &self.world.local.iter().find(|local| local.id == *id).unwrap().pod
     }
 
@@ -115,14 +122,14 @@ impl<'a> Oracle<'a> {
     }
 
     /// What an endpoint's policies say of traffic to an address.
-    pub fn egress(&self, id: &LocalId, to: IpAddr, traffic: Traffic) -> Decision {
+    pub(crate) fn egress(&self, id: &LocalId, to: IpAddr, traffic: Traffic) -> Decision {
         let pod = self.pod(id);
         let view = self.nodes.view(pod, Direction::Egress, self.party(to), Family::of(&to));
         self.evaluator.decide(pod, Direction::Egress, &view, traffic)
     }
 
     /// What they say of traffic from whoever sent it.
-    pub fn ingress(&self, id: &LocalId, source: &Source, from: IpAddr, traffic: Traffic) -> Decision {
+    pub(crate) fn ingress(&self, id: &LocalId, source: &Source, from: IpAddr, traffic: Traffic) -> Decision {
         let pod = self.pod(id);
         let family = Family::of(&from);
         let view = match source {
@@ -163,7 +170,13 @@ impl<'a> Oracle<'a> {
 
     /// Every answer that is right. There are two where endpoints share tables though one of them is itself a backend, and
     /// none where the design leaves it open (a Service without backends).
-    pub fn answers(&self, journey: &Journey) -> Vec<Answer> {
+    pub(crate) fn answers(&self, journey: &Journey) -> Vec<Answer> {
+        let mut answers = self.in_order(journey);
+        answers.iter_mut().for_each(|answer| answer.counted.sort());
+        answers
+    }
+
+    fn in_order(&self, journey: &Journey) -> Vec<Answer> {
         let v4 = journey.sent_to.is_ipv4();
         let mut answer = Answer { dropped: None, counted: Vec::new(), hooks: 0 };
         let arriving = journey.arrives.traffic(v4);
@@ -248,7 +261,7 @@ enum Reached {
 }
 
 /// A decision in the words of counters.
-pub fn what(decision: &Decision, direction: Direction) -> What {
+pub(crate) fn what(decision: &Decision, direction: Direction) -> What {
     let verdict = decision.verdict;
     match &decision.cause {
         Cause::NoPolicy => What::NoPolicy,

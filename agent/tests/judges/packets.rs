@@ -9,7 +9,7 @@ use proptest::sample::select;
 
 /// What a packet carries above IP.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Load {
+pub(crate) enum Load {
     /// TCP that opens a connection.
     Syn(u16),
     /// TCP that answers a SYN: only made as a reply.
@@ -31,7 +31,7 @@ pub enum Load {
     Other(u8),
 }
 
-pub fn load() -> impl Strategy<Value = Load> {
+pub(crate) fn load() -> impl Strategy<Value = Load> {
     let port = || select(vec![53_u16, 80, 81, 90, 180, 443, 7000, 8080, 9080, 30000, 65535, 1]);
     prop_oneof![
         6 => port().prop_map(Load::Syn),
@@ -46,7 +46,7 @@ pub fn load() -> impl Strategy<Value = Load> {
 }
 
 impl Load {
-    pub fn traffic(self, v4: bool) -> Traffic {
+    pub(crate) fn traffic(self, v4: bool) -> Traffic {
         let icmp = if v4 { Protocol::ICMP } else { Protocol::ICMPV6 };
         let of = |protocol, port| Traffic { protocol, port };
         match self {
@@ -61,7 +61,7 @@ impl Load {
     }
 
     /// The same load with another destination port, where it has one.
-    pub fn with_port(self, port: u16) -> Self {
+    pub(crate) fn with_port(self, port: u16) -> Self {
         match self {
             Self::Syn(_) => Self::Syn(port),
             Self::SynAck(_) => Self::SynAck(port),
@@ -75,10 +75,10 @@ impl Load {
 }
 
 /// The client's port.
-pub const CLIENT_PORT: u16 = 40123;
+pub(crate) const CLIENT_PORT: u16 = 40123;
 
 /// A frame from one address to another; `client` is the source port (the identifier of echo messages).
-pub fn frame(from: IpAddr, to: IpAddr, client: u16, load: Load) -> Vec<u8> {
+pub(crate) fn frame(from: IpAddr, to: IpAddr, client: u16, load: Load) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
     let v4 = from.is_ipv4();
     let builder = match (from, to) {

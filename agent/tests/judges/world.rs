@@ -23,31 +23,31 @@ use super::documents::{self, OWN_ADDRESSES, OWN_NODE};
 
 /// A tier of a policy API that is not NetworkPolicy's.
 #[derive(Clone, Debug)]
-pub struct TierSpec {
-    pub name: &'static str,
-    pub order: Option<f64>,
-    pub ends_with_denial: bool,
+pub(crate) struct TierSpec {
+    pub(crate) name: &'static str,
+    pub(crate) order: Option<f64>,
+    pub(crate) ends_with_denial: bool,
 }
 
 /// A policy in such a tier (or beside NetworkPolicies): a NetworkPolicy's rules, with other actions.
 #[derive(Clone, Debug)]
-pub struct TieredPolicy {
-    pub document: Document,
-    pub tier: &'static str,
-    pub order: Option<f64>,
+pub(crate) struct TieredPolicy {
+    pub(crate) document: Document,
+    pub(crate) tier: &'static str,
+    pub(crate) order: Option<f64>,
     /// The action of each rule in turn.
-    pub actions: Vec<Action>,
+    pub(crate) actions: Vec<Action>,
     /// Every second peer is meant by not being it.
-    pub negated: bool,
+    pub(crate) negated: bool,
     /// The rules that NetworkPolicies imply stay: with the last action.
-    pub implied: bool,
+    pub(crate) implied: bool,
     /// Of all namespaces, not only its own.
-    pub everywhere: bool,
+    pub(crate) everywhere: bool,
 }
 
 /// A manifest; shown as one.
 #[derive(Clone)]
-pub struct Document(pub Value);
+pub(crate) struct Document(pub Value);
 
 impl fmt::Debug for Document {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -57,11 +57,11 @@ impl fmt::Debug for Document {
 
 /// A cluster by its manifests.
 #[derive(Clone)]
-pub struct ClusterSpec {
-    pub documents: Vec<Document>,
-    pub tiers: Vec<TierSpec>,
-    pub tiered: Vec<TieredPolicy>,
-    pub service_ranges: Vec<&'static str>,
+pub(crate) struct ClusterSpec {
+    pub(crate) documents: Vec<Document>,
+    pub(crate) tiers: Vec<TierSpec>,
+    pub(crate) tiered: Vec<TieredPolicy>,
+    pub(crate) service_ranges: Vec<&'static str>,
 }
 
 /// Documents of a folder that `portcullis matrix` and `explain` read; what no manifest can say follows as comments.
@@ -81,12 +81,12 @@ impl fmt::Debug for ClusterSpec {
     }
 }
 
-pub fn tier() -> impl Strategy<Value = TierSpec> {
+pub(crate) fn tier() -> impl Strategy<Value = TierSpec> {
     (select(vec!["t1", "t2", "default"]), select(vec![Some(1.0), Some(2_000_000.0), None]), any::<bool>())
         .prop_map(|(name, order, ends_with_denial)| TierSpec { name, order, ends_with_denial })
 }
 
-pub fn tiered(number: usize) -> impl Strategy<Value = TieredPolicy> {
+pub(crate) fn tiered(number: usize) -> impl Strategy<Value = TieredPolicy> {
     let action = select(vec![Action::Allow, Action::Allow, Action::Deny, Action::Pass, Action::Log]);
     (
         documents::policy(format!("t{number}")),
@@ -108,7 +108,7 @@ pub fn tiered(number: usize) -> impl Strategy<Value = TieredPolicy> {
         })
 }
 
-pub fn cluster() -> impl Strategy<Value = ClusterSpec> {
+pub(crate) fn cluster() -> impl Strategy<Value = ClusterSpec> {
     let namespaces = Vec::from(["x", "y", "z"].map(|name| weighted(0.8, documents::namespace(name))));
     let pods = (2..=6_usize).prop_flat_map(|count| (0..count).map(documents::pod).collect::<Vec<_>>());
     let policies = (0..=5_usize)
@@ -133,7 +133,7 @@ fn parse<T: serde::de::DeserializeOwned>(document: &Value) -> T {
 }
 
 /// What a manifest means.
-pub fn object(document: &Value) -> Option<Object> {
+pub(crate) fn object(document: &Value) -> Option<Object> {
     let kind = document["kind"].as_str().unwrap();
     let refused = |refusals: Vec<convert::Invalid>| -> ! { panic!("{refusals:?}: {document}") };
     Some(match kind {
@@ -149,7 +149,7 @@ pub fn object(document: &Value) -> Option<Object> {
 }
 
 impl TieredPolicy {
-    pub fn policy(&self) -> Policy {
+    pub(crate) fn policy(&self) -> Policy {
         let Some(Object::Policy(mut policy)) = object(&self.document.0) else { panic!("no policy") };
         policy.tier = self.tier.into();
         policy.order = Order(self.order);
@@ -175,7 +175,7 @@ impl TieredPolicy {
 }
 
 impl TierSpec {
-    pub fn tier(&self) -> Tier {
+    pub(crate) fn tier(&self) -> Tier {
         let default = if self.ends_with_denial { TierDefault::Deny } else { TierDefault::Pass };
         Tier { name: self.name.into(), order: Order(self.order), default }
     }
@@ -183,14 +183,14 @@ impl TierSpec {
 
 /// What one node knows.
 #[derive(Clone, Debug, Default)]
-pub struct World {
-    pub cluster: Cluster,
-    pub node: NodeFacts,
-    pub local: Vec<LocalPod>,
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) node: NodeFacts,
+    pub(crate) local: Vec<LocalPod>,
 }
 
 impl World {
-    pub fn of(spec: &ClusterSpec) -> Self {
+    pub(crate) fn of(spec: &ClusterSpec) -> Self {
         let mut cluster = Cluster::default();
         let objects = spec.documents.iter().filter_map(|document| object(&document.0));
         let tiers = spec.tiers.iter().map(|tier| Object::Tier(tier.tier()));
@@ -203,7 +203,7 @@ impl World {
     }
 
     /// What the node knows of a cluster.
-    pub fn seen(cluster: Cluster, service_ranges: Vec<IpNet>) -> Self {
+    pub(crate) fn seen(cluster: Cluster, service_ranges: Vec<IpNet>) -> Self {
         let addresses: BTreeSet<IpAddr> = OWN_ADDRESSES.map(|address| address.parse().unwrap()).into();
         let members = cluster.pods.values().filter(|pod| pod.is_member() && pod.node.as_deref() == Some(OWN_NODE));
         let local = members
@@ -215,12 +215,12 @@ impl World {
         Self { local, node: NodeFacts { addresses, service_ranges }, cluster }
     }
 
-    pub fn input(&self) -> Input<'_> {
+    pub(crate) fn input(&self) -> Input<'_> {
         Input { cluster: &self.cluster, local: &self.local, node: &self.node }
     }
 
     /// The tables of this world, made from nothing.
-    pub fn compile(&self) -> portcullis::state::Desired {
+    pub(crate) fn compile(&self) -> portcullis::state::Desired {
         let mut compiler = Compiler::new(Numbers::default(), std::collections::BTreeMap::new());
         compiler.compile(&self.input(), &Dirty::all()).clone()
     }
