@@ -120,6 +120,9 @@ impl Dataplane {
             return Err(DataplaneError::NoPrograms);
         }
         host::check_kernel()?;
+        if let Some(missing) = host::missing_capability() {
+            return Err(DataplaneError::Capability { missing });
+        }
         host::raise_memory_limit();
         let dir = settings.pin_dir.join(LAYOUT);
         let maps = dir.join("maps");
@@ -269,10 +272,7 @@ fn load(settings: &Settings, sizes: &Sizes, maps: &Path) -> Result<Ebpf, Datapla
     for name in PINNED.into_iter().chain([RULES]) {
         loader.map_pin_path(name, maps.join(name));
     }
-    loader.load(OBJECT).map_err(|error| match host::missing_capability() {
-        Some(missing) => DataplaneError::Capability { missing },
-        None => DataplaneError::Load(error),
-    })
+    Ok(loader.load(OBJECT)?)
 }
 
 /// Makes new pins this namespace's; refuses another's.
