@@ -44,6 +44,8 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long the tables rest before what was kept for an update's way goes.
 const SETTLE: Duration = Duration::from_millis(200);
 
+/// How often the tables are compared with what they should be.
+const AUDIT: Duration = Duration::from_secs(60);
 /// How often the main loop says that it lives, and how long it may be silent.
 const BEAT: Duration = Duration::from_secs(5);
 const BEAT_LIMIT: Duration = Duration::from_secs(30);
@@ -94,6 +96,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     agent.reconciler.settle_adoption();
     agent.reconciler.forget_stale_pins();
     let mut again = agent.pass(Some(begun));
+    let mut audits = tokio::time::interval(AUDIT);
     loop {
         ready.send_replace(agent.readiness());
         beat.send_replace(Instant::now());
@@ -122,6 +125,12 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             }
             () = tokio::time::sleep(again.unwrap_or(RETRY)), if again.is_some() => {}
             () = tokio::time::sleep(BEAT) => continue,
+            _ = audits.tick() => {
+                if let Err(error) = agent.reconciler.audit() {
+                    tracing::error!("the tables differ from what they should be: {error}");
+                }
+                continue;
+            }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }

@@ -10,6 +10,7 @@ mod host;
 mod load;
 mod memory;
 mod ranges;
+mod test_run;
 mod uninstall;
 
 use std::io;
@@ -20,6 +21,7 @@ pub use counters::Counters;
 pub use host::{grace_period, namespace_of_this_thread};
 pub use load::{Dataplane, Found, Settings};
 pub use ranges::RangeTable;
+pub use test_run::{TestInput, TestOutput};
 pub use uninstall::{Removed, check_owner, uninstall};
 
 /// The layout's version: part of every pin's path, raised when any table's layout changes.

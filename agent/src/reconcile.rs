@@ -4,6 +4,7 @@
 //! Nothing here waits for events; the `app` calls it. A pass that fails leaves what was in force, and is tried again.
 
 mod adopt;
+mod audit;
 mod delta;
 mod devices;
 mod figures;

@@ -6,6 +6,7 @@ pub mod flat;
 pub mod image;
 pub mod memory;
 pub mod plan;
+pub mod simulate;
 
 pub use desired::{
     ClassId, Desired, EndpointPolicy, LocalId, PeerEntry, PortClass, ProfileId, RuleCause, RuleIdentity, RuleNumber,

@@ -172,11 +172,11 @@ pub struct EndpointView {
     pub egress: u32,
     /// See [`endpoint_flag`].
     pub flags: u32,
-    /// See [`EndpointRow::incarnation`].
+    /// See [`crate::layout::EndpointRow::incarnation`].
     pub incarnation: u32,
-    /// See [`EndpointRow::bank`].
+    /// See [`crate::layout::EndpointRow::bank`].
     pub bank: u32,
-    /// See [`EndpointRow::generation`].
+    /// See [`crate::layout::EndpointRow::generation`].
     pub generation: u32,
     /// The index of its row. Not the row's address: the verifier follows no pointer through a copied struct.
     row: u32,

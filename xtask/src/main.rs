@@ -36,9 +36,9 @@ enum Task {
     /// Check licences, sources, versions and advisories of the dependencies
     Deny,
     /// Show network policy at work on real packets
-    Demo,
+    Demo(demo::Arguments),
     /// Measure what the programs cost per packet
-    Bench,
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -47,8 +47,8 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Walls => walls::run(),
         Task::Deny => deny::run().map(|_| ()),
-        Task::Demo => demo::run(),
-        Task::Bench => bench::run(),
+        Task::Demo(arguments) => demo::run(&arguments),
+        Task::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

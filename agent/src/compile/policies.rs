@@ -137,13 +137,15 @@ impl Policies {
         tiers.into_iter().map(|(_, tier)| tier).collect()
     }
 
-    /// Where a tier stands and how it ends. One that is not known stands last and denies: a policy in it was meant to
-    /// isolate.
-    fn tier(&self, name: &str) -> (Order, TierDefault) {
+    /// Where a tier stands and how it ends. One that is not known stands after all that are and denies: a policy in it was
+    /// meant to isolate. An object of the built-in tier's name changes nothing of it.
+    fn tier(&self, name: &str) -> ((bool, Order), TierDefault) {
+        if name == Tier::DEFAULT {
+            return ((false, Tier::DEFAULT_ORDER), TierDefault::Deny);
+        }
         match self.tiers.get(name) {
-            Some(tier) => (tier.order, tier.default),
-            None if name == Tier::DEFAULT => (Tier::DEFAULT_ORDER, TierDefault::Deny),
-            None => (Order(None), TierDefault::Deny),
+            Some(tier) => ((false, tier.order), tier.default),
+            None => ((true, Order(None)), TierDefault::Deny),
         }
     }
 

@@ -118,10 +118,8 @@ fn keep(program: &mut SchedClassifier, id: tc::SchedClassifierLinkId) -> Result<
 }
 
 fn attach_clsact(program: &mut SchedClassifier, device: &str, direction: TcAttachType) -> Result<(), String> {
-    match tc::qdisc_add_clsact(device) {
-        Ok(()) | Err(tc::TcError::AlreadyAttached) => {}
-        Err(error) => return Err(error.to_string()),
-    }
+    // It may be there already, ours or another's; the kernel says that in several ways. If it is not, attaching fails.
+    let qdisc = tc::qdisc_add_clsact(device);
     let handle = handle();
     let id = match SchedClassifierLink::attached(device, direction, PRIORITY, handle, None) {
         Ok(link) => program.attach_to_link(link),
@@ -130,7 +128,10 @@ fn attach_clsact(program: &mut SchedClassifier, device: &str, direction: TcAttac
     let id = match id {
         Ok(id) => id,
         // There was no such filter to replace.
-        Err(_) => program.attach_with_options(device, direction, options()).map_err(explain)?,
+        Err(_) => program.attach_with_options(device, direction, options()).map_err(|error| match qdisc {
+            Ok(()) => explain(error),
+            Err(qdisc) => format!("{} (clsact: {qdisc})", explain(error)),
+        })?,
     };
     // The filter belongs to the device; dropping the link would remove it.
     std::mem::forget(keep(program, id)?);
@@ -141,10 +142,19 @@ fn options() -> TcAttachOptions {
     TcAttachOptions::Netlink(NlOptions { priority: PRIORITY, handle: handle(), ..NlOptions::default() })
 }
 
-fn detach_clsact(device: &str, direction: TcAttachType) {
-    if let Ok(link) = SchedClassifierLink::attached(device, direction, PRIORITY, handle(), None) {
-        drop(aya::programs::links::Link::detach(link));
-    }
+/// Removes the filter in our place, if there is one; tells whether.
+fn detach_clsact(device: &str, direction: TcAttachType) -> bool {
+    let link = SchedClassifierLink::attached(device, direction, PRIORITY, handle(), None);
+    link.is_ok_and(|link| aya::programs::links::Link::detach(link).is_ok())
+}
+
+/// Removes our filters from every device of this network namespace.
+pub(super) fn remove_filters() -> usize {
+    let Ok(devices) = nix::net::if_::if_nameindex() else { return 0 };
+    let names = devices.iter().filter_map(|device| device.name().to_str().ok().map(str::to_owned));
+    let hooks =
+        names.flat_map(|name| [TcAttachType::Ingress, TcAttachType::Egress].map(|direction| (name.clone(), direction)));
+    hooks.filter(|(name, direction)| detach_clsact(name, *direction)).count()
 }
 
 fn explain(error: aya::programs::ProgramError) -> String {

@@ -120,6 +120,9 @@ impl Dataplane {
             return Err(DataplaneError::NoPrograms);
         }
         host::check_kernel()?;
+        if let Some(missing) = host::missing_capability() {
+            return Err(DataplaneError::Capability { missing });
+        }
         host::raise_memory_limit();
         let dir = settings.pin_dir.join(LAYOUT);
         let maps = dir.join("maps");
@@ -269,10 +272,7 @@ fn load(settings: &Settings, sizes: &Sizes, maps: &Path) -> Result<Ebpf, Datapla
     for name in PINNED.into_iter().chain([RULES]) {
         loader.map_pin_path(name, maps.join(name));
     }
-    loader.load(OBJECT).map_err(|error| match host::missing_capability() {
-        Some(missing) => DataplaneError::Capability { missing },
-        None => DataplaneError::Load(error),
-    })
+    Ok(loader.load(OBJECT)?)
 }
 
 /// Makes new pins this namespace's; refuses another's.
@@ -296,6 +296,16 @@ pub(super) fn owner(pin_dir: &Path) -> Result<Option<u64>, DataplaneError> {
     let meta = memory::map(&data)?;
     debug_assert_eq!(meta.words().len() * 8, size_of::<Meta>());
     Ok(Some(meta.words()[0].load(std::sync::atomic::Ordering::Relaxed)))
+}
+
+/// Clears the node's flags, if there are tables.
+pub(super) fn disarm(pin_dir: &Path) -> Result<(), DataplaneError> {
+    let path = pin_dir.join(LAYOUT).join("maps").join("NODE");
+    if path.exists() {
+        let data = MapData::from_pin(&path).map_err(DataplaneError::map("NODE"))?;
+        memory::map(&data)?.words()[1].store(0, std::sync::atomic::Ordering::Release);
+    }
+    Ok(())
 }
 
 fn take(ebpf: &mut Ebpf, name: &'static str) -> Result<aya::maps::Map, DataplaneError> {

@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DataplaneError, LAYOUT, host, load};
+use super::{DataplaneError, LAYOUT, attach, host, load};
 
 /// What was taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -21,7 +21,9 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DataplaneError> {
     let mut removed = Removed::default();
     check_owner(pin_dir)?;
     let dir = pin_dir.join(LAYOUT);
-    removed.links = empty(&dir.join("links"))?;
+    // What comes up a bridge without a stamp is dropped only while every port stamps.
+    load::disarm(pin_dir)?;
+    removed.links = empty(&dir.join("links"))? + attach::remove_filters();
     removed.maps = empty(&dir.join("maps"))?;
     for folder in [dir.as_path(), pin_dir] {
         // Other layouts' pins, or a directory that is not ours alone, keep it.
@@ -45,7 +47,9 @@ pub fn check_owner(pin_dir: &Path) -> Result<(), DataplaneError> {
 
 fn empty(dir: &Path) -> Result<usize, DataplaneError> {
     let Ok(entries) = std::fs::read_dir(dir) else { return Ok(0) };
-    let files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    let mut files: Vec<PathBuf> = entries.filter_map(|entry| Some(entry.ok()?.path())).collect();
+    // Programs on egress first ("egress" sorts before "ingress" behind the index): they judge by the others' stamps.
+    files.sort_by_key(|file| file.to_string_lossy().ends_with("ingress"));
     for file in &files {
         std::fs::remove_file(file).map_err(DataplaneError::file(file))?;
     }

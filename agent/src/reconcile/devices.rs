@@ -17,6 +17,8 @@ pub(super) struct Devices {
     pub(super) attached: BTreeMap<u32, (u64, Hooks)>,
     /// Bridges that the tables name.
     bridges: BTreeSet<u32>,
+    /// That there is no exit has been said.
+    warned_of_no_exit: bool,
     /// Devices that could not be attached to, with the reason.
     pub(super) failures: BTreeMap<u32, String>,
 }
@@ -85,6 +87,10 @@ impl Reconciler {
             }
         }
         self.arm();
+        let exits = self.devices.attached.values().any(|(_, hooks)| *hooks != Hooks::Endpoint);
+        if !exits && !std::mem::replace(&mut self.devices.warned_of_no_exit, true) {
+            tracing::warn!("no device but pods' veths is an exit: what leaves this node otherwise is not judged there");
+        }
     }
 
     /// An endpoint's veth. A closed or pending one that turns out to be a pod's keeps its slot.

@@ -54,7 +54,7 @@ impl Reconciler {
     }
 
     /// Takes a step, and knows what it wrote.
-    fn take(&mut self, step: &Step) -> Result<(), ReconcileError> {
+    pub(super) fn take(&mut self, step: &Step) -> Result<(), ReconcileError> {
         plan::take(&mut self.image, &mut self.dataplane.ranges, self.bank, step)?;
         match step {
             Step::PutNarrow(key, value) => drop(self.known.narrow.insert(*key, *value)),

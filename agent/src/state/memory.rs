@@ -74,6 +74,15 @@ impl MemoryTables {
         self.kernel.get_mut().drops.get(reason.0 as usize).map_or(0, |counter| counter.packets)
     }
 
+    /// What each rule has counted since the last call, of those that have.
+    pub fn take_counts(&mut self) -> Vec<(u32, Counter)> {
+        let counters = &mut self.kernel.get_mut().counters;
+        let counted = (0..).zip(counters.iter()).filter(|(_, counter)| counter.packets > 0);
+        let counts = counted.map(|(rule, counter)| (rule, *counter)).collect();
+        counters.fill(Counter::default());
+        counts
+    }
+
     /// Rules that have counted, since the last call.
     pub fn take_counted(&mut self) -> Vec<u32> {
         let counters = &mut self.kernel.get_mut().counters;

@@ -98,11 +98,12 @@ impl World {
             && !none_of.iter().any(holds)
     }
 
-    fn tier(&self, name: &str) -> (Order, TierDefault) {
+    /// Known tiers come before unknown ones; nothing changes the built-in one.
+    fn tier(&self, name: &str) -> ((bool, Order), TierDefault) {
         match self.cluster.tiers.get(name) {
-            Some(tier) => (tier.order, tier.default),
-            None if name == Tier::DEFAULT => (Tier::DEFAULT_ORDER, TierDefault::Deny),
-            None => (Order(None), TierDefault::Deny),
+            _ if name == Tier::DEFAULT => ((false, Tier::DEFAULT_ORDER), TierDefault::Deny),
+            Some(tier) => ((false, tier.order), tier.default),
+            None => ((true, Order(None)), TierDefault::Deny),
         }
     }
 
