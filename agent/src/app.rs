@@ -83,7 +83,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         drop(stopped.await);
     }));
 
-    let mut agent = Agent { reconciler: Reconciler::new(settings, dataplane, image), tally: Tally::default() };
+    let mut agent = Agent { reconciler: Reconciler::new(settings, dataplane, image), tally: Tally::default(), told: 0 };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let (sender, mut batches) = mpsc::channel(16);
     let folder = args.manifests.clone();
@@ -154,6 +154,8 @@ async fn ended(follower: &mut JoinHandle<Result<(), ManifestError>>) -> AppError
 struct Agent {
     reconciler: Reconciler,
     tally: Tally,
+    /// The changes that the log knows of.
+    told: u64,
 }
 
 impl Agent {
@@ -182,11 +184,28 @@ impl Agent {
             self.tally.update(begun.elapsed(), result);
         }
         match outcome {
-            Ok(()) => self.reconciler.wants_another().then_some(SETTLE),
+            Ok(()) => {
+                self.tell(begun);
+                self.reconciler.wants_another().then_some(SETTLE)
+            }
             Err(error) => {
                 tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
                 Some(RETRY)
             }
+        }
+    }
+
+    /// Says what a pass has changed, if anything.
+    fn tell(&mut self, begun: Option<Instant>) {
+        let changes = self.reconciler.health().changes;
+        if std::mem::replace(&mut self.told, changes) == changes {
+            return;
+        }
+        let endpoints = self.reconciler.endpoint_count();
+        let revision = self.reconciler.revision();
+        match begun {
+            Some(begun) => tracing::info!(endpoints, revision, took = ?begun.elapsed(), "in force"),
+            None => tracing::debug!(endpoints, revision, "settled"),
         }
     }
 

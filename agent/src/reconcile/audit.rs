@@ -37,7 +37,7 @@ impl Reconciler {
             }
         }
         if found < self.known.wide.len() {
-            let lost = self.known.wide.iter().filter(|(key, _)| self.image.wide(*key).is_none());
+            let lost = self.known.wide.iter().filter(|(key, _)| self.image.wide(key).is_none());
             steps.extend(lost.map(|(key, value)| Step::PutWide(*key, *value)));
         }
         let repaired = steps.len() + self.audit_endpoints();

@@ -139,6 +139,12 @@ impl Reconciler {
         problems
     }
 
+    /// Veths that are pods', or surely some pod's.
+    #[must_use]
+    pub fn endpoint_count(&self) -> usize {
+        self.slots.used.len()
+    }
+
     /// The highest revision in force.
     #[must_use]
     pub fn revision(&self) -> u64 {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
 use portcullis_testbed::{Node, Process};
 
 use super::counters::{self, Counter};
@@ -68,24 +68,27 @@ impl Agent {
         ready::last_words(&self.process)
     }
 
-    /// Ends it, and then what goes on without it: programs and maps that are pinned.
+    /// Ends it. What it has pinned goes on.
     ///
     /// # Errors
-    /// When it did not end well, or `uninstall` failed; both are tried.
-    pub(super) fn remove(&self) -> Result<()> {
+    /// When it had ended before, or does not end well; it has ended then, too.
+    pub(super) fn stop(&self) -> Result<()> {
         let stopped = match self.process.terminate(STOP) {
             Ok(status) if status.success() => Ok(()),
-            Ok(status) => Err(anyhow::anyhow!("it ended with {status}; its log ends with\n{}", self.last_words())),
+            Ok(status) => Err(anyhow!("it ended with {status}; its log ends with\n{}", self.last_words())),
             Err(error) => {
                 self.process.kill();
                 Err(error)
             }
         };
-        let uninstalled = output_of(
-            self.node.command(&self.program).arg("uninstall").args([OsStr::new("--pin-dir"), self.pins.as_os_str()]),
-        );
-        stopped.with_context(|| format!("the agent on {} did not stop as asked", self.node.name()))?;
-        uninstalled.with_context(|| format!("cannot uninstall on {}", self.node.name()))?;
+        stopped.with_context(|| format!("the agent on {} did not stop as asked", self.node.name()))
+    }
+
+    /// Ends what goes on without it: programs and maps that are pinned.
+    pub(super) fn uninstall(&self) -> Result<()> {
+        let mut command = self.node.command(&self.program);
+        command.arg("uninstall").args([OsStr::new("--pin-dir"), self.pins.as_os_str()]);
+        output_of(&mut command).with_context(|| format!("cannot uninstall on {}", self.node.name()))?;
         Ok(())
     }
 }

@@ -134,7 +134,9 @@ impl Cluster {
 
     /// Takes everything away and returns what is left nevertheless, in words.
     pub(super) fn remove(mut self) -> Vec<String> {
-        let mut left = self.uninstall();
+        let stopped: Vec<Result<()>> = self.agents.iter().map(Agent::stop).collect();
+        let outcomes = stopped.into_iter().chain(self.uninstall());
+        let mut left: Vec<String> = outcomes.filter_map(Result::err).map(|error| format!("{error:#}")).collect();
         left.extend(pins().iter().map(|path| format!("{} (left by uninstall)", path.display())));
         let bed = self.bed.take();
         // The handles to the pods go here, and with them the last of their namespaces.
@@ -147,16 +149,19 @@ impl Cluster {
         left
     }
 
-    fn uninstall(&mut self) -> Vec<String> {
-        let failures = self.agents.drain(..).filter_map(|agent| agent.remove().err());
-        failures.map(|error| format!("{error:#}")).collect()
+    fn uninstall(&mut self) -> Vec<Result<()>> {
+        self.agents.drain(..).map(|agent| agent.uninstall()).collect()
     }
 }
 
 impl Drop for Cluster {
     fn drop(&mut self) {
-        for failure in self.uninstall() {
-            eprintln!("warning: {failure}");
+        for agent in &self.agents {
+            // After an interrupt it may have ended already, which is what is wanted.
+            let _ = agent.stop();
+        }
+        for failure in self.uninstall().into_iter().filter_map(Result::err) {
+            eprintln!("warning: {failure:#}");
         }
         // Where `uninstall` fails, nothing else would take the pins away.
         for path in pins() {

@@ -81,10 +81,10 @@ pub(super) fn connect(from: &Host, to: IpAddr, port: u16, patience: Duration) ->
 ///
 /// A packet that was dropped was so soon after it was sent; one that was answered says nothing of before.
 pub(super) fn settle(from: &Host, to: IpAddr, port: u16, expected: Expected, changed: Instant) -> Option<Duration> {
-    // A dropped SYN is sent again only after a second, so a short wait for one that may pass soon is the better one;
-    // a loaded machine must not make an answer look like a denial, though.
-    let patience = match expected {
-        Expected::Answer => Duration::from_millis(20),
+    // A dropped SYN is sent again only after a second, so it is better to ask anew, soon: with more patience each time,
+    // for a loaded machine. In turn, such a machine must not make an answer look like a denial.
+    let mut patience = match expected {
+        Expected::Answer => Duration::from_millis(1),
         Expected::Timeout => Duration::from_millis(300),
     };
     while changed.elapsed() < SETTLE {
@@ -93,6 +93,9 @@ pub(super) fn settle(from: &Host, to: IpAddr, port: u16, expected: Expected, cha
         if expected.is_met_by(&answer) {
             let known = if expected == Expected::Timeout { sent } else { Instant::now() };
             return Some(known - changed);
+        }
+        if expected == Expected::Answer {
+            patience = (patience * 2).min(Duration::from_millis(200));
         }
         // Answers come at once; without a pause the agent would have to share its processor with this loop.
         std::thread::sleep(Duration::from_millis(1));
