@@ -15,7 +15,8 @@ use crate::manifests::policy;
 /// How long a frame may trail behind one that was sent after it.
 const TRAILING: Duration = Duration::from_millis(60);
 
-/// x/a is the attacker, who may send to x/c only. x/b is the victim, who admits x/c only. x/d is selected by no policy.
+/// x/a is the attacker, who may send to x/c only. x/b and y/b are victims, who admit x/c only. x/d is selected by no
+/// policy, so nothing but x/a's own protects it.
 const PODS: [(&str, usize); 5] = [("x/a", 0), ("x/b", 0), ("x/c", 0), ("x/d", 0), ("y/b", 1)];
 
 struct Attack {
@@ -40,7 +41,13 @@ fn enforce(cluster: &LiveCluster) {
         policy("x", "victim", &json!({
             "podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Ingress"], "ingress": [{"from": only_c}],
         })),
-        policy("y", "victim", &json!({"podSelector": {}, "policyTypes": ["Ingress"]})),
+                policy("y", "victim", &json!({
+            "podSelector": {}, "policyTypes": ["Ingress"],
+            "ingress": [{"from": [{
+                "namespaceSelector": {"matchLabels": {"kubernetes.io/metadata.name": "x"}},
+                "podSelector": {"matchLabels": {"pod": "c"}},
+            }]}],
+        })),
     ]);
 }
 
@@ -211,18 +218,20 @@ fn gateway(attacks: &Attacks<'_>) -> Mac {
 /// Frames whose MAC address leads elsewhere than their IP address.
 fn by_mac(attacks: &mut Attacks<'_>, v4: bool) {
     let pod = |name: &str| attacks.cluster.pod(name).clone();
-    let (a, b, c) = (pod("x/a"), pod("x/b"), pod("x/c"));
+    let (a, c) = (pod("x/a"), pod("x/c"));
     let from = attacks.mac("x/a");
-    let targets = [("an allowed address", &c), ("a denied address", &b)];
-    for (kind, to) in [
-        ("to another pod's MAC address", attacks.mac("x/b")),
-        ("flooded to an unknown MAC address", [0x02, 0xde, 0xad, 0xbe, 0xef, 0x01]),
-        ("to the broadcast MAC address", [0xff; 6]),
-        ("to a multicast MAC address", [0x01, 0x00, 0x5e, 0x01, 0x02, 0x03]),
-    ] {
-        for (what, target) in targets {
-            let hop = Hop { from, to };
-            attacks.udp(&format!("{kind}, with {what}"), "x/a", "x/b", hop, pair(&a, target, v4));
+    for victim in ["x/b", "x/d"] {
+        let own = pod(victim);
+        for (kind, to) in [
+            ("to another pod's MAC address", attacks.mac(victim)),
+            ("flooded to an unknown MAC address", [0x02, 0xde, 0xad, 0xbe, 0xef, 0x01]),
+            ("to the broadcast MAC address", [0xff; 6]),
+            ("to a multicast MAC address", [0x01, 0x00, 0x5e, 0x01, 0x02, 0x03]),
+        ] {
+            for (what, target) in [("an allowed address", &c), ("a denied address", &own)] {
+                let name = format!("{kind}, with {what}, at {victim}");
+                attacks.udp(&name, "x/a", victim, Hop { from, to }, pair(&a, target, v4));
+            }
         }
     }
 }

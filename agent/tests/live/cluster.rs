@@ -29,6 +29,8 @@ pub(crate) struct Plan {
     pub(crate) ports: Vec<Port>,
     /// Whose connections to Services are masqueraded.
     pub(crate) masquerade: Masquerade,
+    /// Whether Services have manifests. Without them the agents know only the range of their addresses.
+    pub(crate) known_services: bool,
     /// Whether agents run.
     pub(crate) agents: bool,
     /// Further arguments of the agents.
@@ -43,6 +45,7 @@ impl Plan {
             pods: pods.to_vec(),
             ports: vec![(Protocol::Tcp, 80), (Protocol::Udp, 80)],
             masquerade: Masquerade::FromOutsidePods,
+            known_services: true,
             agents: true,
             arguments: Vec::new(),
         }
@@ -60,6 +63,7 @@ pub(crate) struct LiveCluster {
     fences: Cell<u32>,
     /// Without br_netfilter a Service between pods of one bridge does not work, agent or not.
     bridged_around_services: bool,
+    known_services: bool,
     /// Holds the agents' sockets.
     pub(crate) scratch: tempfile::TempDir,
     pub(crate) bed: Testbed,
@@ -104,9 +108,10 @@ impl LiveCluster {
             vips,
             fences: Cell::new(0),
             bridged_around_services,
+            known_services: plan.known_services,
             scratch,
         };
-        cluster.write_base();
+        cluster.write_base(plan.known_services);
         if plan.agents {
             cluster.start_agents(&plan.arguments, &[]);
         }
@@ -125,14 +130,14 @@ impl LiveCluster {
         }
     }
 
-    fn write_base(&self) {
+    fn write_base(&self, known_services: bool) {
         let nodes: Vec<Value> = self.bed.nodes().iter().map(manifests::node).collect();
         self.manifests.write("nodes", &nodes);
         let mut services = Vec::new();
         for (name, pod) in &self.pods {
             let ports: Vec<_> =
                 self.ports.iter().map(|&(protocol, port)| (protocol, service_port(port), port)).collect();
-            if !ports.is_empty() {
+            if known_services && !ports.is_empty() {
                 services.extend(manifests::service(name, &self.vips[name], &ports, std::slice::from_ref(pod)));
             }
         }
@@ -178,7 +183,9 @@ impl LiveCluster {
             objects[0]["spec"]["externalTrafficPolicy"] = format!("{:?}", service.external_traffic_policy).into();
             objects[0]["spec"]["ports"][0]["nodePort"] = node_port.into();
         }
-        self.manifests.write(&format!("service-{name}"), &objects);
+        if self.known_services {
+            self.manifests.write(&format!("service-{name}"), &objects);
+        }
         self.bed.service(service).unwrap();
     }
 

@@ -69,10 +69,11 @@ fn server_admits(peers: &[Value]) -> Value {
     policy("x", "server", &spec)
 }
 
+/// In both shapes, without and with agents, and with agents that know nothing of Services but their addresses' range.
 fn everywhere(test: impl Fn(&LiveCluster, Shape, bool)) {
     for shape in SHAPES {
-        for agents in [false, true] {
-            let cluster = LiveCluster::new(&Plan { agents, ..Plan::new(shape, &PODS) });
+        for (agents, known_services) in [(false, true), (true, true), (true, false)] {
+            let cluster = LiveCluster::new(&Plan { agents, known_services, ..Plan::new(shape, &PODS) });
             test(&cluster, shape, agents);
         }
     }

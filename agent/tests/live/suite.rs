@@ -76,6 +76,16 @@ fn egress_holds(shape: Shape) {
     run(&plan(shape, &x_a_moved(), true), about_egress, &both);
 }
 
+/// Known Services without an allowed backend are denied before translation; of unknown ones only the exit can tell.
+#[test]
+fn egress_holds_through_services_that_the_agents_do_not_know() {
+    for shape in [Shape::Routed, Shape::Bridged] {
+        let plan = Plan { known_services: false, ..plan(shape, &x_a_moved(), true) };
+        let isolations = [Isolation::AsWritten, Isolation::BothInBothDirections];
+        run(&plan, |one| one.isolate.is_some(), &isolations);
+    }
+}
+
 /// What a node may do to a packet between a pod's two hooks, besides the routing and translation of the tests above.
 #[test]
 fn egress_holds_whatever_the_node_does_to_packets() {
