@@ -1,16 +1,23 @@
 //! The running agent: events in, passes out.
 
-use std::time::Duration;
+mod tally;
 
+use std::process::ExitCode;
+use std::time::{Duration, Instant};
+
+use tally::{Desk, Question, Tally};
 use tokio::signal::unix::{SignalKind, signal};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot, watch};
+use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, Pending, RunArgs};
+use crate::cli::run::{Attach, Pending, RunArgs, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
-use crate::manifests::{self, Batch, ManifestError, Severity};
-use crate::netlink;
-use crate::reconcile::{self, Reconciler};
+use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
+use crate::reconcile::{self, ReconcileError, Reconciler};
+use crate::server::{self, Readiness, Server, Views};
 use crate::state::image::Sizes;
+use crate::status::UpdateResult;
+use crate::{cli, netlink};
 
 /// Why the agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +31,9 @@ pub enum AppError {
     /// Devices cannot be watched.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
+    /// Metrics, health and status cannot be served.
+    #[error(transparent)]
+    Server(#[from] server::Error),
     /// Signals cannot be received.
     #[error("cannot receive signals: {0}")]
     Signals(std::io::Error),
@@ -33,6 +43,10 @@ pub enum AppError {
 const RETRY: Duration = Duration::from_secs(1);
 /// How long the tables rest before what was kept for an update's way goes.
 const SETTLE: Duration = Duration::from_millis(200);
+
+/// How often the main loop says that it lives, and how long it may be silent.
+const BEAT: Duration = Duration::from_secs(5);
+const BEAT_LIMIT: Duration = Duration::from_secs(30);
 
 /// Runs until SIGTERM or SIGINT. Enforcement stays.
 ///
@@ -56,77 +70,169 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         any_source: args.allow_any_source,
         open_pending: args.pending == Pending::Open,
     };
-    let mut reconciler = Reconciler::new(settings, dataplane, image);
+    let server = Server::bind(args.listen, &args.socket).await?;
+    let (questions, mut asked) = mpsc::channel(16);
+    let (ready, readiness) = watch::channel(Readiness::NotReady("the manifests have not been read yet".into()));
+    let (beat, beats) = watch::channel(Instant::now());
+    let views = Views { readiness, beat: beats, beat_limit: BEAT_LIMIT, answers: Desk(questions) };
+    let (stop, stopped) = oneshot::channel::<()>();
+    let serving = tokio::spawn(server.run(views, async {
+        // Whatever ends this side ends the other.
+        drop(stopped.await);
+    }));
+
+    let mut agent = Agent { reconciler: Reconciler::new(settings, dataplane, image), tally: Tally::default() };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let (sender, mut batches) = mpsc::channel(16);
     let folder = args.manifests.clone();
     let mut follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
 
-    let Some(first) = batches.recv().await else {
-        return match follower.await {
-            Ok(Err(error)) => Err(error.into()),
-            _ => Err(ManifestError::Interrupted.into()),
-        };
-    };
-    take(&mut reconciler, first);
-    reconciler.devices(snapshots.borrow_and_update().clone());
-    reconciler.settle_adoption();
-    reconciler.forget_stale_pins();
-    let mut again = pass(&mut reconciler);
+    let Some(first) = batches.recv().await else { return Err(ended(&mut follower).await) };
+    let begun = Instant::now();
+    agent.take(first);
+    agent.reconciler.devices(snapshots.borrow_and_update().clone());
+    agent.reconciler.settle_adoption();
+    agent.reconciler.forget_stale_pins();
+    let mut again = agent.pass(Some(begun));
     loop {
+        ready.send_replace(agent.readiness());
+        beat.send_replace(Instant::now());
+        let mut begun = None;
         tokio::select! {
-            batch = batches.recv() => match batch {
-                Some(batch) => {
-                    take(&mut reconciler, batch);
-                    while let Ok(batch) = batches.try_recv() {
-                        take(&mut reconciler, batch);
-                    }
+            batch = batches.recv() => {
+                let Some(batch) = batch else { return Err(ended(&mut follower).await) };
+                begun = Some(Instant::now());
+                agent.take(batch);
+                while let Ok(batch) = batches.try_recv() {
+                    agent.take(batch);
                 }
-                None => return match (&mut follower).await {
-                    Ok(Err(error)) => Err(error.into()),
-                    _ => Err(ManifestError::Interrupted.into()),
-                },
-            },
+            }
             changed = snapshots.changed() => {
                 if changed.is_err() {
-                    return Ok(());
+                    break;
                 }
-                reconciler.devices(snapshots.borrow_and_update().clone());
+                begun = Some(Instant::now());
+                agent.reconciler.devices(snapshots.borrow_and_update().clone());
+            }
+            question = asked.recv() => {
+                if let Some(question) = question {
+                    agent.answer(question);
+                }
+                continue;
             }
             () = tokio::time::sleep(again.unwrap_or(RETRY)), if again.is_some() => {}
+            () = tokio::time::sleep(BEAT) => continue,
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        again = pass(&mut reconciler);
+        again = agent.pass(begun);
     }
     tracing::info!("stopping; enforcement stays in place, `portcullis uninstall` removes it");
+    drop(stop);
+    drop(serving.await);
     Ok(())
 }
 
-fn take(reconciler: &mut Reconciler, batch: Batch) {
-    for problem in &batch.problems {
-        match problem.severity {
-            Severity::Error => tracing::error!("{problem}"),
-            Severity::Warning => tracing::warn!("{problem}"),
-        }
+/// Why the folder is not followed any more.
+async fn ended(follower: &mut JoinHandle<Result<(), ManifestError>>) -> AppError {
+    match follower.await {
+        Ok(Err(error)) => error.into(),
+        _ => ManifestError::Interrupted.into(),
     }
-    reconciler.objects(batch.changes);
 }
 
-/// One pass; tells when to make another though nothing happens.
-fn pass(reconciler: &mut Reconciler) -> Option<Duration> {
-    match reconciler.pass() {
-        Ok(()) => reconciler.wants_another().then_some(SETTLE),
-        Err(error) => {
-            tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
-            Some(RETRY)
+/// The reconciler, and what the agent counts itself.
+struct Agent {
+    reconciler: Reconciler,
+    tally: Tally,
+}
+
+impl Agent {
+    fn take(&mut self, batch: Batch) {
+        for problem in &batch.problems {
+            match problem.severity {
+                Severity::Error => tracing::error!("{problem}"),
+                Severity::Warning => tracing::warn!("{problem}"),
+            }
+        }
+        let counts = ProblemCounts::of(&batch.problems);
+        self.tally.manifest_errors += counts.errors as u64;
+        self.tally.manifest_warnings += counts.warnings as u64;
+        self.reconciler.objects(batch.changes);
+    }
+
+    /// One pass; tells when to make another though nothing happens.
+    fn pass(&mut self, begun: Option<Instant>) -> Option<Duration> {
+        let outcome = self.reconciler.pass();
+        let result = match &outcome {
+            Ok(()) => UpdateResult::Applied,
+            Err(ReconcileError::Full(_)) => UpdateResult::TableFull,
+            Err(ReconcileError::Dataplane(_)) => UpdateResult::Failed,
+        };
+        if let Some(begun) = begun {
+            self.tally.update(begun.elapsed(), result);
+        }
+        match outcome {
+            Ok(()) => self.reconciler.wants_another().then_some(SETTLE),
+            Err(error) => {
+                tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
+                Some(RETRY)
+            }
+        }
+    }
+
+    fn readiness(&self) -> Readiness {
+        let health = self.reconciler.health();
+        match &health.last_error {
+            None if health.synced => Readiness::Ready,
+            None => Readiness::NotReady("nothing has been enforced yet".into()),
+            Some(error) => Readiness::NotReady(error.clone()),
+        }
+    }
+
+    fn answer(&self, question: Question) {
+        // Who asked may be gone; then nobody minds.
+        match question {
+            Question::Figures(to) => drop(to.send(self.tally.figures(&self.reconciler))),
+            Question::Status(to) => drop(to.send(self.tally.status(&self.reconciler))),
         }
     }
 }
 
 /// Answers `portcullis status`.
 #[must_use]
-pub fn status(_args: &crate::cli::run::StatusArgs) -> std::process::ExitCode {
-    tracing::error!("status is not wired yet");
-    std::process::ExitCode::FAILURE
+pub fn status(args: &StatusArgs) -> ExitCode {
+    match try_status(args) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            tracing::error!("{error}");
+            ExitCode::from(cli::FAILED)
+        }
+    }
+}
+
+fn try_status(args: &StatusArgs) -> Result<(), StatusError> {
+    dataplane::check_owner(&args.pin_dir)?;
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StatusError::Output)?;
+    let status = runtime.block_on(server::fetch_status(&args.socket))?;
+    let mut out = std::io::stdout().lock();
+    let written = match args.output {
+        StatusOutput::Text => cli::write_text(&status, jiff::Timestamp::now(), &mut out),
+        StatusOutput::Json => cli::write_json(&status, &mut out),
+    };
+    match written {
+        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
+        other => other.map_err(StatusError::Output),
+    }
+}
+
+/// Why there is no status.
+#[derive(Debug, thiserror::Error)]
+enum StatusError {
+    #[error(transparent)]
+    Dataplane(#[from] DataplaneError),
+    #[error(transparent)]
+    Fetch(#[from] server::FetchError),
+    #[error("cannot write the answer: {0}")]
+    Output(std::io::Error),
 }

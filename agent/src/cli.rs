@@ -9,6 +9,7 @@ mod explain;
 mod matrix;
 pub mod run;
 mod side;
+mod status;
 mod words;
 
 use std::io::{self, BufWriter, Write};
@@ -17,6 +18,7 @@ use std::process::ExitCode;
 
 pub use arguments::{Asked, EngineName, ExplainArgs, ExplainOutput, MatrixArgs, MatrixOutput, PartyName};
 pub use engine::{Engine, EvaluatorEngine};
+pub use status::{write_json, write_text};
 
 use crate::index::Cluster;
 use crate::model::{PodKey, ServiceKey};

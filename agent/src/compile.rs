@@ -30,6 +30,8 @@
 //!   classes that split or merge for them look alike to every set in force, in whatever order their addresses move.
 //! - What a set in force learns on the way is that pods declare a new number under a port's name: it matters to new classes
 //!   only, and (a) comes before (c).
+//! - Where an address goes to another class while endpoints flip from sets that tell the two apart, it goes through a class
+//!   of its own, of which those sets say what was and all others what will be; it goes on when the tables have settled.
 //! - A reach that changes says [`ServiceReach::Part`](crate::state::ServiceReach::Part) on the way.
 
 mod addresses;
@@ -47,6 +49,8 @@ mod rules;
 mod services;
 mod sets;
 mod tables;
+#[cfg(test)]
+mod tests;
 mod update;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -230,6 +234,7 @@ impl Compiler {
     pub fn settle(&mut self) -> bool {
         self.settled = true;
         self.own_rows_left
+            || self.pods.has_gone_numbers()
             || self.classes.has_retired()
             || self.reaches.is_pending()
             || self.ports.has_retired()
@@ -243,6 +248,7 @@ impl Compiler {
         self.tables.keep_touched = !self.first;
         self.tables.desired.rejudge.clear();
         let sweep = std::mem::take(&mut self.settled);
+        let own_rows_left = sweep && std::mem::take(&mut self.own_rows_left);
         if sweep {
             self.sweep();
         }
@@ -257,11 +263,11 @@ impl Compiler {
         let mut services = self.read_objects(input, dirty);
         services.extend(self.read_node(input, dirty));
         self.read_services(input, services);
-        let outcome = self.read_locals(input, dirty);
+        let mut outcome = self.read_locals(input, dirty);
         self.learn_numbers();
         let changed_ranges = self.settle_atoms();
-        let changes = self.classify(&changed_ranges);
-        self.write_rows(changes, &outcome, sweep);
+        let changes = self.classify(&changed_ranges, &mut outcome);
+        self.write_rows(changes, &outcome, own_rows_left);
 
         self.rules.drop_unused(&mut self.tables, self.now);
         if sweep {
@@ -302,7 +308,6 @@ impl Compiler {
     /// The tables have settled: what was kept for the way goes.
     fn sweep(&mut self) {
         self.now += 1;
-        self.own_rows_left = false;
         let now = self.now;
         let mut reading = sets::Reading {
             atoms: &mut self.atoms,
@@ -313,10 +318,13 @@ impl Compiler {
             now,
         };
         let sets = self.sets.drop_retired(&mut reading);
-        self.sets.drop_unused_numbers(&mut self.atoms, &self.pods);
+        for (name, protocol, number) in self.pods.take_gone_numbers() {
+            self.sets.drop_number(&name, protocol, number, &mut self.atoms);
+        }
         let ports = self.ports.drop_retired(now);
         self.profiles.drop_port_classes(&ports, &mut self.tables);
         let classes = self.classes.drop_retired(now);
+        self.classes.end_transits();
         self.sets.drop_classes(&classes, &mut self.tables);
         let service_ports = self.services.drop_retired(now);
         self.reaches.settle(&sets, &service_ports, &mut self.tables);

@@ -22,7 +22,7 @@ pub use host::{grace_period, namespace_of_this_thread};
 pub use load::{Dataplane, Found, Settings};
 pub use ranges::RangeTable;
 pub use test_run::{TestInput, TestOutput};
-pub use uninstall::{Removed, uninstall};
+pub use uninstall::{Removed, check_owner, uninstall};
 
 /// The layout's version: part of every pin's path, raised when any table's layout changes.
 pub const LAYOUT: &str = "v1";

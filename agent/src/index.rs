@@ -3,9 +3,12 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+/// The label that API servers give every namespace.
+const METADATA_NAME: &str = "kubernetes.io/metadata.name";
+
 use crate::model::{
-    Change, EndpointSlice, Name, Namespace, Node, Object, ObjectKey, Pod, PodKey, Policy, PolicyId, Service,
-    ServiceKey, Tier,
+    Change, EndpointSlice, Name, Namespace, NamespaceScope, Node, Object, ObjectKey, Pod, PodKey, Policy, PolicyId,
+    Service, ServiceKey, Subject, Tier,
 };
 
 /// Every object that a source has delivered, by name.
@@ -34,6 +37,19 @@ impl Cluster {
             Change::Set(object) => self.set(object),
             Change::Gone(key) => self.remove(&key),
         }
+    }
+
+    /// Whether a pod is a policy's subject. A namespace without an object has only the label that names it.
+    #[must_use]
+    pub fn selects(&self, subject: &Subject, pod: &Pod) -> bool {
+        let in_scope = match &subject.namespaces {
+            NamespaceScope::Named(name) => *name == pod.key.namespace,
+            NamespaceScope::Matching(selector) => match self.namespaces.get(&pod.key.namespace) {
+                Some(namespace) => selector.matches(&namespace.labels),
+                None => selector.matches(&[(METADATA_NAME, pod.key.namespace.clone())].into_iter().collect()),
+            },
+        };
+        in_scope && pod.is_member() && subject.pods.matches(&pod.labels)
     }
 
     fn set(&mut self, object: Object) -> bool {

@@ -1,6 +1,6 @@
 //! A cluster from a folder of manifests: the door to files.
 //!
-//! [`load`] reads a folder once; [`follow`] reads it and then tells every change. Both read each `*.yaml`, `*.yml` and
+//! [`load`] reads a folder once; [`follow()`] reads it and then tells every change. Both read each `*.yaml`, `*.yml` and
 //! `*.json` under the folder, names with a leading dot left out, links followed. What a file says is kept apart from how
 //! it was learned: [`Store`] turns texts of files into changes of the cluster without touching a file.
 

@@ -1,6 +1,6 @@
 //! The kernel's view of this network namespace, kept current: the only room that knows netlink.
 //!
-//! [`watch`] gives a [`Snapshot`] of devices, local addresses and host routes that is replaced whenever something
+//! [`watch()`] gives a [`Snapshot`] of devices, local addresses and host routes that is replaced whenever something
 //! changes. It is a state, not a stream of events: a reader that is slow sees fewer states, never a wrong one. What
 //! must not be lost between two states is in them: a device that went and came again under its old index has another
 //! [`incarnation`](crate::endpoints::Link::incarnation).

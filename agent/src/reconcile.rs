@@ -4,6 +4,7 @@
 //! Nothing here waits for events; the `app` calls it. A pass that fails leaves what was in force, and is tried again.
 
 mod adopt;
+mod delta;
 mod devices;
 mod figures;
 mod rules;
@@ -25,7 +26,7 @@ use crate::state::flat::Flat;
 use crate::state::image::{Full, Image};
 use crate::state::plan::StepError;
 
-pub use figures::{Health, RuleCount};
+pub use figures::Health;
 use rules::RuleTable;
 use slots::Slots;
 
@@ -97,6 +98,10 @@ pub struct Reconciler {
     devices: devices::Devices,
     /// The number of passes that changed something, and what went wrong in the last one.
     health: Health,
+    /// A pass has failed on its way: everything is compared next time.
+    behind: bool,
+    /// Endpoints whose flows are to be judged again, until their revision has risen.
+    rejudge: BTreeSet<LocalId>,
     /// Another pass may let go of what was kept for the way.
     settling: bool,
 }
@@ -126,6 +131,8 @@ impl Reconciler {
             devices_changed: true,
             devices: devices::Devices::default(),
             health: Health::default(),
+            behind: true,
+            rejudge: BTreeSet::new(),
             settling: false,
         };
         reconciler.adopt();
@@ -173,8 +180,6 @@ impl Reconciler {
             Ok(()) => self.health.succeeded(),
             Err(error) => {
                 self.health.failed(error.to_string());
-                // The compiler is ahead of the tables now: compare everything next time.
-                self.dirty = Dirty::all();
             }
         }
         outcome
@@ -193,13 +198,11 @@ impl Reconciler {
         }
         let local = self.local_pods();
         let dirty = std::mem::take(&mut self.dirty);
-        if self.settling && self.health.last_error.is_none() {
-            self.compiler.settle();
-        }
         let input = Input { cluster: &self.cluster, local: &local, node: &self.node };
         tracing::debug!(objects = dirty.objects.len(), pods = local.len(), all = dirty.all, "compiling");
         self.compiler.compile(&input, &dirty);
         self.local = local;
+        self.rejudge.extend(self.compiler.desired().rejudge.iter().cloned());
         self.write_tables(first)?;
         if first {
             self.health.synced = true;

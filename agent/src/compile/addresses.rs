@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
-use rustc_hash::FxHashSet;
+use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::Problem;
 use super::classes::{Classes, KindId, KindKey};
@@ -44,6 +44,21 @@ pub(super) struct Shown {
     pub(super) flags_changed: bool,
 }
 
+/// What may have to be written anew.
+#[derive(Debug)]
+pub(super) struct Concerned {
+    addresses: BTreeSet<IpAddr>,
+    ranges: BTreeSet<IpNet>,
+}
+
+/// An address as it was and as it should be.
+struct Look {
+    before: PeerEntry,
+    entry: PeerEntry,
+    /// What holds where the tables do not name it.
+    fallback: PeerEntry,
+}
+
 /// All addresses that pods, Services or this node have.
 #[derive(Debug, Default)]
 pub(super) struct Addresses {
@@ -51,6 +66,8 @@ pub(super) struct Addresses {
     /// Whose owners changed.
     changed: BTreeSet<IpAddr>,
     contested: BTreeSet<IpAddr>,
+    /// In a class of their own while endpoints flip.
+    on_way: BTreeSet<IpAddr>,
     maybe_empty: FxHashSet<KindId>,
 }
 
@@ -115,7 +132,8 @@ impl Addresses {
 
     /// Finds the kind of every changed address. Gives the addresses.
     pub(super) fn find_kinds(&mut self, pods: &Pods, ranges: &Ranges, classes: &mut Classes) -> BTreeSet<IpAddr> {
-        let changed = std::mem::take(&mut self.changed);
+        let mut changed = std::mem::take(&mut self.changed);
+        changed.extend(&self.on_way);
         for address in &changed {
             let Some(record) = self.records.get_mut(address) else { continue };
             let winner = Self::winner(record, pods).and_then(|key| pods.member(key));
@@ -143,18 +161,16 @@ impl Addresses {
         changed
     }
 
-    /// Writes what the tables say of ranges and addresses: of those that changed, and of all whose kind moved or whose
-    /// range changed.
-    pub(super) fn show(
-        &mut self,
+    /// Finds what may have to be written anew: what changed, all addresses whose kind moved or whose range changed, and the
+    /// ranges that changed.
+    pub(super) fn concerned(
+        &self,
         changed: BTreeSet<IpAddr>,
         changed_ranges: &[IpNet],
         moves: &[KindId],
         ranges: &Ranges,
         classes: &Classes,
-        tables: &mut Tables,
-    ) -> Shown {
-        let mut shown = Shown::default();
+    ) -> Concerned {
         let mut nets: BTreeSet<IpNet> = changed_ranges.iter().flat_map(|net| ranges.within(*net)).collect();
         nets.extend(changed_ranges);
         let bare = moves.iter().filter_map(|kind| classes.get(*kind)).map(|kind| kind.key);
@@ -166,54 +182,86 @@ impl Addresses {
         for kind in by_kind.chain(by_range).filter_map(|kind| classes.get(kind)) {
             addresses.extend(&kind.addresses);
         }
-        for net in nets {
+        Concerned { addresses, ranges: nets }
+    }
+
+    /// From which class to which the addresses move.
+    pub(super) fn pairs(
+        &self,
+        concerned: &Concerned,
+        ranges: &Ranges,
+        classes: &Classes,
+        tables: &Tables,
+    ) -> FxHashSet<(ClassId, ClassId)> {
+        let looks = concerned.addresses.iter().filter_map(|address| self.look(*address, ranges, classes, tables));
+        looks.map(|look| (look.before.class, look.entry.class)).filter(|(from, to)| from != to).collect()
+    }
+
+    /// Writes what the tables say of ranges and addresses. `transits`: the class on the way for those that move so.
+    pub(super) fn show(
+        &mut self,
+        concerned: Concerned,
+        transits: &FxHashMap<(ClassId, ClassId), ClassId>,
+        ranges: &Ranges,
+        classes: &Classes,
+        tables: &mut Tables,
+    ) -> Shown {
+        let mut shown = Shown::default();
+        for net in concerned.ranges {
             let entry = ranges.exists(&net).then(|| fallback(Some(net), ranges, classes));
             let before = tables.desired.ranges.get(&net).is_some_and(|before| before.translatable);
             shown.flags_changed |= before != entry.is_some_and(|entry| entry.translatable);
             tables.ranges(net, entry);
         }
-        for address in addresses {
-            self.show_address(address, ranges, classes, tables, &mut shown);
+        for address in concerned.addresses {
+            let Some(Look { before, mut entry, fallback }) = self.look(address, ranges, classes, tables) else {
+                continue;
+            };
+            if let Some(transit) = transits.get(&(before.class, entry.class)) {
+                entry.class = *transit;
+            }
+            if classes.is_transit(entry.class) {
+                self.on_way.insert(address);
+            } else {
+                self.on_way.remove(&address);
+            }
+            if before.class != entry.class {
+                shown.moves.insert((before.class, entry.class));
+                shown.moved.insert(address, (before.class, entry.class));
+            }
+            shown.flags_changed |= (before.translatable, before.own_node) != (entry.translatable, entry.own_node);
+            tables.addresses(address, (entry != fallback).then_some(entry));
+            let Some(record) = self.records.get_mut(&address) else { continue };
+            record.shown = entry;
+            if record.is_empty() && !self.on_way.contains(&address) {
+                self.records.remove(&address);
+            }
         }
         shown
     }
 
-    fn show_address(
-        &mut self,
-        address: IpAddr,
-        ranges: &Ranges,
-        classes: &Classes,
-        tables: &mut Tables,
-        shown: &mut Shown,
-    ) {
-        let Some(record) = self.records.get_mut(&address) else { return };
+    fn look(&self, address: IpAddr, ranges: &Ranges, classes: &Classes, tables: &Tables) -> Option<Look> {
+        let record = self.records.get(&address)?;
         let fallback = fallback(ranges.longest(address), ranges, classes);
         let kind = record.kind.and_then(|kind| Some((kind, classes.get(kind)?)));
-        let entry = kind.map_or(fallback, |(id, kind)| PeerEntry {
+        let mut entry = kind.map_or(fallback, |(id, kind)| PeerEntry {
             class: classes.class_of(id),
             translatable: record.services > 0 || record.own || fallback.translatable,
             own_node: kind.key.own_node,
         });
-        let explicit = (entry != fallback).then_some(entry);
         // An address that was not known before was seen as its range is, for every set that was in force.
         let known = tables.desired.addresses.contains_key(&address) || record.shown != PeerEntry::default();
         let before = if known { record.shown } else { fallback };
-        if before.class != entry.class {
-            shown.moves.insert((before.class, entry.class));
-            shown.moved.insert(address, (before.class, entry.class));
+        if classes.is_on_way(before.class, entry.class) {
+            entry.class = before.class;
         }
-        shown.flags_changed |= (before.translatable, before.own_node) != (entry.translatable, entry.own_node);
-        record.shown = entry;
-        tables.addresses(address, explicit);
-        if record.is_empty() {
-            self.records.remove(&address);
-        }
+        Some(Look { before, entry, fallback })
     }
 
-    /// The class of an address.
+    /// The class of an address, as shown last.
     pub(super) fn class_of(&self, address: IpAddr, ranges: &Ranges, classes: &Classes) -> ClassId {
-        let kind = self.records.get(&address).and_then(|record| record.kind);
-        kind.map_or_else(|| classes.bare_class(ranges.longest(address)), |kind| classes.class_of(kind))
+        let record = self.records.get(&address);
+        record.map_or_else(|| classes.bare_class(ranges.longest(address)), |record| record.shown.class)
     }
 
     /// Forgets kinds that nothing is of any more.

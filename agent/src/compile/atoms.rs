@@ -74,11 +74,11 @@ impl Atoms {
     pub(super) fn bury(&mut self) -> Vec<(AtomId, Question)> {
         let mut dead = Vec::new();
         for id in std::mem::take(&mut self.unasked) {
-            if self.atoms.get(&id).is_some_and(|atom| atom.askers == 0) {
-                if let Some(atom) = self.atoms.remove(&id) {
-                    self.known.remove(&atom.question);
-                    dead.push((id, atom.question));
-                }
+            if self.atoms.get(&id).is_some_and(|atom| atom.askers == 0)
+                && let Some(atom) = self.atoms.remove(&id)
+            {
+                self.known.remove(&atom.question);
+                dead.push((id, atom.question));
             }
         }
         dead

@@ -62,6 +62,8 @@ pub(super) struct Classes {
     by_atom: FxHashMap<AtomId, FxHashSet<ClassId>>,
     /// Without kinds; their rows stay until the tables have settled.
     retired: FxHashSet<ClassId>,
+    /// Classes of addresses on their way, see [`Self::add_transit`].
+    transits: FxHashSet<ClassId>,
     numbers: Allocator,
     unsettled: FxHashSet<KindId>,
 }
@@ -79,6 +81,7 @@ impl Classes {
             known: FxHashMap::from_iter([(Vec::new(), nothing)]),
             by_atom: FxHashMap::default(),
             retired: FxHashSet::default(),
+            transits: FxHashSet::default(),
             numbers: Allocator::new(first.max(1), u32::MAX, 1 << 16),
             unsettled: FxHashSet::default(),
         };
@@ -255,12 +258,12 @@ impl Classes {
     pub(super) fn drop_kind(&mut self, id: KindId) {
         let Some(kind) = self.kinds.remove(&id) else { return };
         self.kind_ids.remove(&kind.key);
-        if let Some(group) = kind.key.group {
-            if let Some(kinds) = self.by_group.get_mut(&group) {
-                kinds.retain(|other| *other != id);
-                if kinds.is_empty() {
-                    self.by_group.remove(&group);
-                }
+        if let Some(group) = kind.key.group
+            && let Some(kinds) = self.by_group.get_mut(&group)
+        {
+            kinds.retain(|other| *other != id);
+            if kinds.is_empty() {
+                self.by_group.remove(&group);
             }
         }
         if let Some(kinds) = self.by_range.get_mut(&kind.key.range) {
@@ -276,7 +279,34 @@ impl Classes {
     }
 
     pub(super) fn has_retired(&self) -> bool {
-        !self.retired.is_empty()
+        !self.retired.is_empty() || !self.transits.is_empty()
+    }
+
+    /// A class of its own for addresses that come to a class while endpoints flip. The same atoms hold as in the class that
+    /// they come to, but sets that endpoints flip from go on seeing the class that they come from.
+    pub(super) fn add_transit(&mut self, to: ClassId, now: u64) -> ClassId {
+        let class = ClassId(self.numbers.take(now));
+        let signature = self.signature(to).to_vec();
+        for atom in &signature {
+            self.by_atom.entry(*atom).or_default().insert(class);
+        }
+        self.classes.insert(class, Class { signature, kinds: 0 });
+        self.transits.insert(class);
+        class
+    }
+
+    /// Whether an address that goes to a class may stay in a class of its own on the way.
+    pub(super) fn is_on_way(&self, transit: ClassId, to: ClassId) -> bool {
+        self.transits.contains(&transit) && self.signature(transit) == self.signature(to)
+    }
+
+    pub(super) fn is_transit(&self, class: ClassId) -> bool {
+        self.transits.contains(&class)
+    }
+
+    /// No endpoint is on the way any more.
+    pub(super) fn end_transits(&mut self) {
+        self.retired.extend(self.transits.drain());
     }
 
     /// Lets go of the classes that no kind has any more. Gives them with their atoms.

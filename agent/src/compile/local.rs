@@ -25,7 +25,7 @@ pub(super) struct Local {
 /// What reading local pods changed.
 #[derive(Debug, Default)]
 pub(super) struct Outcome {
-    /// New, or with other sets than before.
+    /// New, or with other sets or addresses than before.
     pub(super) flipped: BTreeSet<LocalId>,
     /// Addresses of endpoints that came, went or flipped.
     pub(super) addresses: BTreeSet<IpAddr>,
@@ -37,7 +37,8 @@ pub(super) struct Locals {
     locals: BTreeMap<LocalId, Local>,
     /// Addresses that endpoints have or had since the tables last settled, of endpoints that are gone too.
     own: BTreeMap<LocalId, BTreeSet<IpAddr>>,
-    owners: BTreeMap<IpAddr, LocalId>,
+    /// Two claim one address only by mistake, but until that is mended both see themselves in it.
+    owners: BTreeMap<IpAddr, BTreeSet<LocalId>>,
     marked: BTreeSet<LocalId>,
 }
 
@@ -86,7 +87,15 @@ impl Locals {
             self.marked.insert(id.clone());
             if let Some(known) = self.locals.get_mut(id) {
                 let before = std::mem::replace(&mut known.pod, Arc::clone(pod));
-                self.disown(id, &before.addresses, outcome);
+                if before.addresses != pod.addresses {
+                    // What it sees as itself flips with its sets.
+                    let sees_itself = !before.addresses.is_empty();
+                    for set in [known.ingress, known.egress].into_iter().flatten().filter(|_| sees_itself) {
+                        self.marked.extend(sets.supersede(set));
+                    }
+                    self.disown(id, &before.addresses, outcome);
+                    outcome.flipped.insert(id.clone());
+                }
             } else {
                 let applicable = BTreeSet::new();
                 let new = Local { pod: Arc::clone(pod), applicable, ingress: None, egress: None, fits: true };
@@ -94,7 +103,7 @@ impl Locals {
                 outcome.flipped.insert(id.clone());
             }
             for address in &pod.addresses {
-                self.owners.insert(*address, id.clone());
+                self.owners.entry(*address).or_default().insert(id.clone());
                 self.own.entry(id.clone()).or_default().insert(*address);
                 outcome.addresses.insert(*address);
             }
@@ -104,7 +113,7 @@ impl Locals {
             self.marked.remove(&id);
             self.disown(&id, &known.pod.addresses, outcome);
             for set in [known.ingress, known.egress].into_iter().flatten() {
-                leave(sets, set, &id);
+                sets.leave(set, &id);
             }
             reading.tables.endpoints(id, None);
         }
@@ -112,14 +121,17 @@ impl Locals {
 
     fn disown(&mut self, id: &LocalId, addresses: &[IpAddr], outcome: &mut Outcome) {
         for address in addresses {
-            if self.owners.get(address) == Some(id) {
-                self.owners.remove(address);
+            if let Some(owners) = self.owners.get_mut(address) {
+                owners.remove(id);
+                if owners.is_empty() {
+                    self.owners.remove(address);
+                }
             }
             outcome.addresses.insert(*address);
         }
     }
 
-    fn find_sets(
+    pub(super) fn find_sets(
         &mut self,
         id: &LocalId,
         policies: &Policies,
@@ -146,7 +158,7 @@ impl Locals {
                 continue;
             }
             if let Some(before) = before {
-                leave(sets, before, id);
+                sets.flip_from(before, id);
             }
             if let Some(set) = set.and_then(|set| sets.get_mut(set)) {
                 set.users.insert(id.clone());
@@ -174,9 +186,9 @@ impl Locals {
         self.own.get(id).into_iter().flatten().copied()
     }
 
-    /// The endpoint that has an address.
-    pub(super) fn owner(&self, address: IpAddr) -> Option<&LocalId> {
-        self.owners.get(&address)
+    /// The endpoints that have an address.
+    pub(super) fn owners(&self, address: IpAddr) -> impl Iterator<Item = &LocalId> {
+        self.owners.get(&address).into_iter().flatten()
     }
 
     pub(super) fn iter(&self) -> impl Iterator<Item = (&LocalId, &Local)> {
@@ -190,12 +202,5 @@ impl Locals {
     pub(super) fn problems(&self) -> impl Iterator<Item = Problem> {
         let unfit = self.locals.iter().filter(|(_, local)| !local.fits);
         unfit.map(|(id, _)| Problem::TooManyPortRanges { pod: id.pod.clone() })
-    }
-}
-
-fn leave(sets: &mut Sets, set: SetId, id: &LocalId) {
-    if let Some(set) = sets.get_mut(set) {
-        set.users.remove(id);
-        set.past_users.insert(id.clone());
     }
 }

@@ -60,10 +60,10 @@ impl Allocator {
     /// A number; `now` counts settlements.
     pub(super) fn take(&mut self, now: u64) -> u32 {
         let aged = self.free.front().is_some_and(|(_, since)| since + 2 <= now);
-        if (aged && self.free.len() > self.spare) || self.next >= self.end {
-            if let Some((number, _)) = self.free.pop_front() {
-                return number;
-            }
+        if ((aged && self.free.len() > self.spare) || self.next >= self.end)
+            && let Some((number, _)) = self.free.pop_front()
+        {
+            return number;
         }
         let number = self.next;
         self.next = self.next.saturating_add(1);

@@ -75,6 +75,7 @@ pub(super) struct Pods {
     /// How many groups declare each number under a name and protocol.
     numbers: FxHashMap<(Arc<str>, Protocol), BTreeMap<u16, u32>>,
     new_numbers: BTreeSet<(Arc<str>, Protocol, u16)>,
+    gone_numbers: BTreeSet<(Arc<str>, Protocol, u16)>,
     asked_of: AskedOf,
     empty: BTreeSet<GroupId>,
 }
@@ -132,10 +133,12 @@ impl Pods {
         let mut change = PodChange::default();
         let pod = pod.filter(|pod| pod.is_member());
         let group = pod.map(|pod| self.group(pod));
-        if let (Some(pod), Some(member)) = (pod, self.members.get(key)) {
-            if Some(member.group) == group && member.addresses == pod.addresses && member.uid == pod.uid {
-                return change;
-            }
+        if let (Some(pod), Some(member)) = (pod, self.members.get(key))
+            && Some(member.group) == group
+            && member.addresses == pod.addresses
+            && member.uid == pod.uid
+        {
+            return change;
         }
         if let Some((key, member)) = self.members.remove_entry(key) {
             change.addresses.extend(&member.addresses);
@@ -310,6 +313,7 @@ impl Pods {
                         *count -= 1;
                         if *count == 0 {
                             numbers.remove(&port.number);
+                            self.gone_numbers.insert((Arc::clone(&port.name), port.protocol, port.number));
                         }
                     }
                     if numbers.is_empty() {
@@ -324,6 +328,16 @@ impl Pods {
     pub(super) fn numbers(&self, name: &Arc<str>, protocol: Protocol) -> Vec<u16> {
         let numbers = self.numbers.get(&(Arc::clone(name), protocol));
         numbers.into_iter().flat_map(BTreeMap::keys).copied().collect()
+    }
+
+    pub(super) fn has_gone_numbers(&self) -> bool {
+        !self.gone_numbers.is_empty()
+    }
+
+    /// Numbers that no pod has declared since before the last call, and that none declares now.
+    pub(super) fn take_gone_numbers(&mut self) -> Vec<(Arc<str>, Protocol, u16)> {
+        let gone = std::mem::take(&mut self.gone_numbers).into_iter();
+        gone.filter(|(name, protocol, number)| !self.numbers(name, *protocol).contains(number)).collect()
     }
 
     /// Numbers declared for the first time since the last call.

@@ -40,10 +40,10 @@ pub(super) struct Policies {
 impl Policies {
     /// Takes in a policy, and marks the local pods that it selects or selected.
     pub(super) fn set_policy(&mut self, id: &PolicyId, policy: Option<&Arc<Policy>>, pods: &Pods, locals: &mut Locals) {
-        if let (Some(policy), Some(before)) = (policy, self.known.get(id)) {
-            if *policy == before.policy {
-                return;
-            }
+        if let (Some(policy), Some(before)) = (policy, self.known.get(id))
+            && *policy == before.policy
+        {
+            return;
         }
         let before = self.known.remove(id);
         if let Some(before) = &before {

@@ -15,9 +15,12 @@ use super::sets::{Sets, Writing};
 use crate::model::{Direction, Verdict};
 use crate::state::{ClassId, LocalId, PortClass, ServiceNumber, ServiceReach, SetId};
 
-/// The backends of a port as the tables see them, in order and without repetition. The last value is the endpoint that
-/// has the backend's address as its own.
-type Pairs = Vec<(ClassId, PortClass, Option<LocalId>)>;
+/// The backends of a port as the tables see them, in order and without repetition. The last value is the endpoints
+/// that have the backend's address as their own.
+type Pairs = Vec<(ClassId, PortClass, Vec<LocalId>)>;
+
+/// No pairs: what the port leads to is not known.
+type Seen = Option<Pairs>;
 
 #[derive(Debug)]
 struct SetReach {
@@ -29,39 +32,56 @@ struct SetReach {
 #[derive(Debug, Default)]
 pub(super) struct Reaches {
     sets: FxHashMap<SetId, SetReach>,
+    /// How the tables see each port's backends, and each such view once.
+    seen: FxHashMap<ServiceNumber, Arc<Seen>>,
+    views: FxHashSet<Arc<Seen>>,
     /// Rows that say "part" until the tables have settled.
     pending: FxHashSet<(SetId, ServiceNumber)>,
     /// Rows that said so until they did.
     ripe: FxHashSet<(SetId, ServiceNumber)>,
+    /// Rows that say what the set's default says. A row that goes is the last thing to go, one that changes the first thing to
+    /// change: so a row that comes to say the default changes now and goes when the tables have settled.
+    redundant: FxHashSet<(SetId, ServiceNumber)>,
 }
 
 /// What tells how the tables see a backend.
 pub(super) struct View<'a> {
     pub(super) classes: &'a Classes,
     pub(super) class_of: &'a dyn Fn(IpAddr) -> ClassId,
-    pub(super) owner: &'a dyn Fn(IpAddr) -> Option<LocalId>,
+    pub(super) owners: &'a dyn Fn(IpAddr) -> Vec<LocalId>,
 }
 
 impl Reaches {
     pub(super) fn is_pending(&self) -> bool {
-        !self.pending.is_empty()
+        !self.pending.is_empty() || !self.redundant.is_empty()
     }
 
     /// The tables have settled: these sets and ports are gone.
-    pub(super) fn settle(&mut self, sets: &[SetId], ports: &[ServiceNumber], writing: &mut super::tables::Tables) {
+    pub(super) fn settle(&mut self, sets: &[SetId], ports: &[ServiceNumber], tables: &mut super::tables::Tables) {
         for set in sets {
             if let Some(reach) = self.sets.remove(set) {
-                writing.reach_defaults(*set, None);
+                tables.reach_defaults(*set, None);
                 for port in reach.rows.into_keys() {
-                    writing.reaches((*set, port), None);
+                    tables.reaches((*set, port), None);
                 }
             }
         }
         for (set, reach) in &mut self.sets {
             for port in ports {
                 if reach.rows.remove(port).is_some() {
-                    writing.reaches((*set, *port), None);
+                    tables.reaches((*set, *port), None);
                 }
+            }
+        }
+        for port in ports {
+            self.seen.remove(port);
+        }
+        self.views.retain(|view| Arc::strong_count(view) > 1);
+        for (set, port) in std::mem::take(&mut self.redundant) {
+            let Some(reach) = self.sets.get_mut(&set) else { continue };
+            if reach.rows.get(&port) == Some(&reach.default) {
+                reach.rows.remove(&port);
+                tables.reaches((set, port), None);
             }
         }
         self.ripe = std::mem::take(&mut self.pending);
@@ -93,13 +113,19 @@ impl Reaches {
         if !fresh_sets.is_empty() {
             wanted.extend(services.all());
         }
-        let mut known: FxHashMap<Option<Pairs>, usize> = FxHashMap::default();
-        let mut distinct: Vec<Arc<Option<Pairs>>> = Vec::new();
+        for port in &changed {
+            let seen = pairs(*port, services, view, writing);
+            let seen = self.views.get(&seen).cloned().unwrap_or_else(|| Arc::new(seen));
+            self.views.insert(Arc::clone(&seen));
+            self.seen.insert(*port, seen);
+        }
+        let mut indexes: FxHashMap<*const Seen, usize> = FxHashMap::default();
+        let mut distinct: Vec<Arc<Seen>> = Vec::new();
         let mut pairs_of: FxHashMap<ServiceNumber, usize> = FxHashMap::default();
         for port in wanted {
-            let pairs = pairs(port, services, view, writing);
-            let index = *known.entry(pairs).or_insert_with_key(|pairs| {
-                distinct.push(Arc::new(pairs.clone()));
+            let Some(seen) = self.seen.get(&port) else { continue };
+            let index = *indexes.entry(Arc::as_ptr(seen)).or_insert_with(|| {
+                distinct.push(Arc::clone(seen));
                 distinct.len() - 1
             });
             pairs_of.insert(port, index);
@@ -149,12 +175,12 @@ impl Reaches {
             if before != shown && !fresh_ports.contains(&port) {
                 differing.insert(set);
             }
-            if shown == state.default {
-                state.rows.remove(&port);
-                writing.tables.reaches((set, port), None);
-            } else {
+            if shown != state.default || state.rows.contains_key(&port) {
                 state.rows.insert(port, shown);
                 writing.tables.reaches((set, port), Some(shown));
+                if shown == state.default {
+                    self.redundant.insert((set, port));
+                }
             }
         }
         differing
@@ -167,7 +193,7 @@ fn pairs(port: ServiceNumber, services: &Services, view: &View<'_>, writing: &Wr
     let mut pairs = Vec::new();
     for backend in backends? {
         let port = super::ports::class_of(writing.tables, protocol, backend.port);
-        let pair = ((view.class_of)(backend.address), port, (view.owner)(backend.address));
+        let pair = ((view.class_of)(backend.address), port, (view.owners)(backend.address));
         if seen.insert(pair.clone()) {
             pairs.push(pair);
         }
@@ -189,18 +215,18 @@ fn reach(
     }
     let mut allowed = 0_usize;
     let mut denial = None;
-    for (class, port, owner) in pairs {
+    for (class, port, owners) in pairs {
         let mut verdict_for = |itself| {
             let profile = sets.profile(id, *class, itself, view.classes, writing)?;
             Some(writing.profiles.verdict(profile, *port, writing.ports))
         };
         let Some(verdict) = verdict_for(false) else { return ServiceReach::Part };
-        let own = owner.as_ref().is_some().then(|| verdict_for(true)).flatten();
+        let own = if owners.is_empty() { None } else { verdict_for(true) };
         let user = |owner: &LocalId| {
             sets.get(id).is_some_and(|set| set.users.contains(owner) || set.past_users.contains(owner))
         };
         // Endpoints of one set differ here: the one that is itself the backend may reach it when the others may not.
-        if own.is_some_and(|own| own.verdict != verdict.verdict) && owner.as_ref().is_some_and(user) {
+        if own.is_some_and(|own| own.verdict != verdict.verdict) && owners.iter().any(user) {
             return ServiceReach::Part;
         }
         match verdict.verdict {

@@ -111,10 +111,10 @@ impl Services {
     ) -> (Vec<IpAddr>, Vec<IpAddr>) {
         let key = self.known.get_key_value(key).map_or_else(|| Arc::new(key.clone()), |(key, _)| Arc::clone(key));
         let before = self.known.remove(&key).unwrap_or_default();
-        if before.selecting.is_some() {
-            if let Some(services) = self.selecting.get_mut(&key.namespace) {
-                services.remove(&key);
-            }
+        if before.selecting.is_some()
+            && let Some(services) = self.selecting.get_mut(&key.namespace)
+        {
+            services.remove(&key);
         }
         let mut state = Known::default();
         if let Some(service) = cluster.services.get(&*key) {

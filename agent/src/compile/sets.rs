@@ -16,6 +16,9 @@ use super::tables::Tables;
 use crate::model::{Direction, NamedPort, PolicyId, Protocol, Rule, Verdict};
 use crate::state::{ClassId, LocalId, ProfileId, RuleCause, RuleNumber, SetId, TableVerdict};
 
+/// Before a set's rows are written.
+const NO_PROFILE: ProfileId = ProfileId(0);
+
 /// The rules of one policy for one direction. The number is new whenever the rules are.
 #[derive(Debug)]
 pub(super) struct PolicyRules {
@@ -67,6 +70,8 @@ pub(super) struct Set {
     quiet: ProfileId,
     rows: FxHashMap<ClassId, ProfileId>,
     itself: FxHashMap<ClassId, ProfileId>,
+    /// Classes on the way of which the rows say what holds for the class that the addresses come from.
+    frozen_rows: FxHashSet<ClassId>,
     memo: FxHashMap<(Signature, bool), ProfileId>,
 }
 
@@ -117,6 +122,8 @@ pub(super) struct Sets {
     by_name: FxHashMap<(Arc<str>, Protocol), FxHashSet<SetId>>,
     /// Sets whose default is not the profile of peers of which no atom holds: each class needs a look.
     irregular: FxHashSet<SetId>,
+    /// Sets that some endpoint has flipped from since the tables last settled.
+    frozen: BTreeSet<SetId>,
     /// Made since the last [`Self::write_fresh`].
     fresh: Vec<SetId>,
     numbers: Allocator,
@@ -130,6 +137,7 @@ impl Sets {
             by_atom: FxHashMap::default(),
             by_name: FxHashMap::default(),
             irregular: FxHashSet::default(),
+            frozen: BTreeSet::new(),
             fresh: Vec::new(),
             numbers: Allocator::new(first.max(1), 1 << 28, 1 << 12),
         }
@@ -159,10 +167,10 @@ impl Sets {
             return (*id, true);
         }
         key.bare = reading.ports.questions() >= Ports::MOST_QUESTIONS;
-        if key.bare {
-            if let Some(id) = self.known.get(&key) {
-                return (*id, false);
-            }
+        if key.bare
+            && let Some(id) = self.known.get(&key)
+        {
+            return (*id, false);
         }
         let fits = !key.bare;
         (self.read(key, tiers, reading), fits)
@@ -204,10 +212,11 @@ impl Sets {
             numbers: FxHashMap::default(),
             users: BTreeSet::new(),
             past_users: BTreeSet::new(),
-            default: ProfileId(0),
-            quiet: ProfileId(0),
+            default: NO_PROFILE,
+            quiet: NO_PROFILE,
             rows: FxHashMap::default(),
             itself: FxHashMap::default(),
+            frozen_rows: FxHashSet::default(),
             memo: FxHashMap::default(),
         };
         for atom in &set.atoms {
@@ -260,26 +269,17 @@ impl Sets {
         self.by_atom.entry(atom).or_default().insert(id);
     }
 
-    /// Takes numbers away from all sets that no pod declares any more under the name that stands for them. The questions
-    /// about the ports stay while the set lives.
-    pub(super) fn drop_unused_numbers(&mut self, atoms: &mut Atoms, pods: &Pods) {
-        for (id, set) in &mut self.sets {
-            if set.numbers.is_empty() {
-                continue;
-            }
-            let unused: Vec<AtomId> = (set.numbers.iter())
-                .filter(|(_, (index, number))| {
-                    set.named.get(*index).is_none_or(|(name, protocol)| !pods.numbers(name, *protocol).contains(number))
-                })
-                .map(|(atom, _)| *atom)
-                .collect();
-            for atom in unused {
-                set.numbers.remove(&atom);
-                atoms::remove(&mut set.atoms, atom);
-                set.memo.retain(|(holding, _), _| holding.binary_search(&atom).is_err());
-                atoms.forget(atom);
-                unlink(&mut self.by_atom, &atom, *id);
-            }
+    /// No pod declares a number any more under a name that stood for it: it is taken away from the sets that ask for the
+    /// name. The question about the port stays while the set lives.
+    pub(super) fn drop_number(&mut self, name: &Arc<str>, protocol: Protocol, number: u16, atoms: &mut Atoms) {
+        let Some(atom) = atoms.find(&PeerQuestion::Port(Arc::clone(name), protocol, number)) else { return };
+        for id in self.by_atom.get(&atom).cloned().unwrap_or_default() {
+            let Some(set) = self.sets.get_mut(&id) else { continue };
+            set.numbers.remove(&atom);
+            atoms::remove(&mut set.atoms, atom);
+            set.memo.retain(|(holding, _), _| holding.binary_search(&atom).is_err());
+            atoms.forget(atom);
+            unlink(&mut self.by_atom, &atom, id);
         }
     }
 
@@ -321,7 +321,9 @@ impl Sets {
             let asking = signature.iter().filter_map(|atom| self.by_atom.get(atom)).flatten();
             let concerned: BTreeSet<SetId> = asking.chain(&self.irregular).copied().collect();
             for id in concerned {
-                let Some(set) = self.sets.get_mut(&id) else { continue };
+                // Sets that are new themselves get the rows of all classes later.
+                let done = |set: &&mut Set| !set.frozen_rows.contains(class) && set.default != NO_PROFILE;
+                let Some(set) = self.sets.get_mut(&id).filter(done) else { continue };
                 let profile = profile(set, atoms::common(&set.atoms, signature), false, writing);
                 if profile != set.default {
                     writing.tables.profiles((id, *class, false), Some(profile));
@@ -335,6 +337,7 @@ impl Sets {
     pub(super) fn drop_classes(&mut self, gone: &[(ClassId, Signature)], tables: &mut Tables) {
         for (class, _) in gone {
             for (id, set) in &mut self.sets {
+                set.frozen_rows.remove(class);
                 if set.rows.remove(class).is_some() {
                     tables.profiles((*id, *class, false), None);
                 }
@@ -357,7 +360,7 @@ impl Sets {
         let Some(set) = self.sets.get_mut(&id) else { return };
         if only {
             set.itself.retain(|class, _| {
-                let stays = own.contains(class);
+                let stays = own.contains(class) || set.frozen_rows.contains(class);
                 if !stays {
                     writing.tables.profiles((id, *class, true), None);
                 }
@@ -365,7 +368,7 @@ impl Sets {
             });
         }
         for class in own {
-            if set.itself.contains_key(class) {
+            if set.itself.contains_key(class) || set.frozen_rows.contains(class) {
                 continue;
             }
             let holding = atoms::common(&set.atoms, classes.signature(*class));
@@ -390,8 +393,89 @@ impl Sets {
         if !itself {
             return Some(set.rows.get(&class).copied().unwrap_or(set.default));
         }
+        if set.frozen_rows.contains(&class) {
+            return Some(set.itself.get(&class).copied().unwrap_or(set.default));
+        }
         let holding = atoms::common(&set.atoms, classes.signature(class));
         Some(profile(set, holding, true, writing))
+    }
+
+    /// An endpoint flips from a set to another: until the tables have settled it may still be in force for it.
+    pub(super) fn flip_from(&mut self, id: SetId, endpoint: &LocalId) {
+        self.leave(id, endpoint);
+        self.frozen.insert(id);
+    }
+
+    /// An endpoint uses a set no more.
+    pub(super) fn leave(&mut self, id: SetId, endpoint: &LocalId) {
+        if let Some(set) = self.sets.get_mut(&id) {
+            set.users.remove(endpoint);
+            set.past_users.insert(endpoint.clone());
+        }
+    }
+
+    pub(super) fn has_frozen(&self) -> bool {
+        !self.frozen.is_empty()
+    }
+
+    /// Finds the sets that endpoints flip from and that tell two classes apart, with what they say of the first (for others,
+    /// and for the endpoint that has the address).
+    pub(super) fn frozen_apart(
+        &mut self,
+        (from, to): (ClassId, ClassId),
+        classes: &Classes,
+        writing: &mut Writing<'_>,
+    ) -> Vec<(SetId, ProfileId, ProfileId)> {
+        let asking = self.telling_apart(classes.signature(from), classes.signature(to));
+        // Rows of a class on the way may differ from what its atoms say.
+        let candidates = self.frozen.iter().filter(|id| classes.is_transit(from) || asking.contains(id));
+        let mut apart = Vec::new();
+        for id in candidates.copied().collect::<Vec<SetId>>() {
+            let Some(set) = self.sets.get_mut(&id) else { continue };
+            // By their atoms, not by their rows: the first class may itself be new, and without rows yet.
+            let mut said = |itself| {
+                if set.frozen_rows.contains(&from) {
+                    let rows = if itself { &set.itself } else { &set.rows };
+                    return rows.get(&from).copied().unwrap_or(set.default);
+                }
+                profile(set, atoms::common(&set.atoms, classes.signature(from)), itself, writing)
+            };
+            let (old, old_itself) = (said(false), said(true));
+            let holding = atoms::common(&set.atoms, classes.signature(to));
+            let new = profile(set, holding.clone(), false, writing);
+            if old != new || old_itself != profile(set, holding, true, writing) {
+                apart.push((id, old, old_itself));
+            }
+        }
+        apart
+    }
+
+    /// Lets a set go on saying this of a class on the way.
+    pub(super) fn freeze_row(
+        &mut self,
+        (id, old, old_itself): (SetId, ProfileId, ProfileId),
+        class: ClassId,
+        tables: &mut Tables,
+    ) {
+        let Some(set) = self.sets.get_mut(&id) else { return };
+        set.frozen_rows.insert(class);
+        if old != set.default {
+            tables.profiles((id, class, false), Some(old));
+            set.rows.insert(class, old);
+        }
+        if old_itself != set.default {
+            tables.profiles((id, class, true), Some(old_itself));
+            set.itself.insert(class, old_itself);
+        }
+    }
+
+    /// Takes a set out of use for new endpoints; gives the endpoints that use it, which are to flip to a new one.
+    pub(super) fn supersede(&mut self, id: SetId) -> Vec<LocalId> {
+        let Some(set) = self.sets.get(&id) else { return Vec::new() };
+        if self.known.get(&set.key) == Some(&id) {
+            self.known.remove(&set.key);
+        }
+        set.users.iter().cloned().collect()
     }
 
     /// Sets that ask one of the atoms in which two signatures differ.
@@ -443,13 +527,16 @@ impl Sets {
                 reading.tables.profiles((*id, class, true), None);
             }
             reading.tables.set_defaults(*id, None);
-            self.known.remove(&set.key);
+            if self.known.get(&set.key) == Some(id) {
+                self.known.remove(&set.key);
+            }
             self.irregular.remove(id);
             self.numbers.release(id.0, reading.now);
         }
         for set in self.sets.values_mut() {
             set.past_users.clear();
         }
+        self.frozen.clear();
         gone
     }
 

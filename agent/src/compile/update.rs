@@ -10,7 +10,7 @@ use super::addresses::Shown;
 use super::atoms::{AtomId, Question, Signature, insert};
 use super::local::Outcome;
 use super::reach::View;
-use super::sets::Writing;
+use super::sets::{Reading, Writing};
 use crate::state::{ClassId, LocalId, PortClass, SetId};
 
 /// What changed in classes of peers and ports.
@@ -66,7 +66,7 @@ impl Compiler {
     }
 
     /// Finds the class of every address, range and port that may have another, and writes them.
-    pub(super) fn classify(&mut self, changed_ranges: &[IpNet]) -> Changes {
+    pub(super) fn classify(&mut self, changed_ranges: &[IpNet], outcome: &mut Outcome) -> Changes {
         let changed = self.addresses.find_kinds(&self.pods, &self.ranges, &mut self.classes);
         let (pods, ranges, own_node) = (&self.pods, &self.ranges, self.own_node_atom);
         let atoms_of = |key: &super::classes::KindKey| -> Signature {
@@ -80,19 +80,71 @@ impl Compiler {
             }
             signature
         };
-        let (moves, classes) = self.classes.settle_kinds(atoms_of, &self.passing, self.now);
+        let (moves, mut classes) = self.classes.settle_kinds(atoms_of, &self.passing, self.now);
         let bare = |kind: super::classes::KindId| {
             let key = self.classes.get(kind).map(|kind| kind.key);
             key.is_some_and(|key| key == super::classes::KindKey::bare(key.range))
         };
         let ranges = !changed_ranges.is_empty() || moves.iter().any(|kind| bare(*kind));
-        let shown = self.addresses.show(changed, changed_ranges, &moves, &self.ranges, &self.classes, &mut self.tables);
         let ports = self.ports.redraw(&mut self.tables, self.now);
+        let concerned = self.addresses.concerned(changed, changed_ranges, &moves, &self.ranges, &self.classes);
+        let mut transits = FxHashMap::default();
+        let mut superseded = BTreeSet::new();
+        if self.sets.has_frozen() {
+            let pairs = self.addresses.pairs(&concerned, &self.ranges, &self.classes, &self.tables);
+            for pair in pairs {
+                self.add_transit(pair, &mut transits, &mut superseded);
+            }
+            classes.extend(transits.values());
+        }
+        let shown = self.addresses.show(concerned, &transits, &self.ranges, &self.classes, &mut self.tables);
+        self.supersede(superseded, outcome);
         Changes { shown, classes, ports, ranges }
     }
 
+    /// Where addresses go to another class while endpoints flip from sets that tell the two apart, a packet would meet an old
+    /// set and a new class, which is neither what was nor what will be. Such addresses go through a class of their own, of
+    /// which old sets say what was and all others what will be.
+    fn add_transit(
+        &mut self,
+        pair: (ClassId, ClassId),
+        transits: &mut FxHashMap<(ClassId, ClassId), ClassId>,
+        superseded: &mut BTreeSet<SetId>,
+    ) {
+        let mut writing =
+            Writing { profiles: &mut self.profiles, ports: &self.ports, tables: &mut self.tables, now: self.now };
+        let apart = self.sets.frozen_apart(pair, &self.classes, &mut writing);
+        if apart.is_empty() {
+            return;
+        }
+        let class = self.classes.add_transit(pair.1, self.now);
+        transits.insert(pair, class);
+        for row in apart {
+            superseded.insert(row.0);
+            self.sets.freeze_row(row, class, &mut self.tables);
+        }
+    }
+
+    /// A set that one endpoint flips from while others stay cannot say both what was and what will be: those that stay flip
+    /// to a new set of the same rules.
+    fn supersede(&mut self, sets: BTreeSet<SetId>, outcome: &mut Outcome) {
+        let mut reading = Reading {
+            atoms: &mut self.atoms,
+            ports: &mut self.ports,
+            pods: &self.pods,
+            rules: &mut self.rules,
+            tables: &mut self.tables,
+            now: self.now,
+        };
+        for set in sets {
+            for endpoint in self.sets.supersede(set) {
+                self.locals.find_sets(&endpoint, &self.policies, &mut self.sets, &mut reading, outcome);
+            }
+        }
+    }
+
     /// Writes the rows of everything that is new, and names the endpoints whose flows are to be judged again.
-    pub(super) fn write_rows(&mut self, changes: Changes, outcome: &Outcome, sweep: bool) {
+    pub(super) fn write_rows(&mut self, changes: Changes, outcome: &Outcome, own_rows_left: bool) {
         let Changes { shown, classes, ports, ranges } = changes;
         self.profiles.add_port_classes(&ports, &self.ports, &mut self.tables);
         let mut writing =
@@ -100,10 +152,10 @@ impl Compiler {
         self.sets.add_classes(&classes, &self.classes, &mut writing);
         let fresh = self.sets.write_fresh(&self.classes, &mut writing);
         let anything = !fresh.is_empty() || !classes.is_empty() || !shown.moved.is_empty() || ranges;
-        if anything || sweep || !outcome.addresses.is_empty() || !outcome.flipped.is_empty() {
-            self.write_own_classes(sweep);
+        if anything || own_rows_left || !outcome.addresses.is_empty() || !outcome.flipped.is_empty() {
+            self.write_own_classes(own_rows_left);
         }
-        let own_moved = shown.moved.keys().any(|address| self.locals.owner(*address).is_some());
+        let own_moved = shown.moved.keys().any(|address| self.locals.owners(*address).next().is_some());
         self.own_rows_left |= own_moved || ranges || !outcome.addresses.is_empty();
         let differing = self.update_reaches(&shown, !ports.is_empty(), ranges, outcome, &fresh);
         self.tables.desired.rejudge = self.find_rejudged(&shown, outcome, &differing);
@@ -155,7 +207,7 @@ impl Compiler {
         let view = View {
             classes,
             class_of: &|address| addresses.class_of(address, ranges, classes),
-            owner: &|address| locals.owner(address).cloned(),
+            owners: &|address| locals.owners(address).cloned().collect(),
         };
         let mut writing =
             Writing { profiles: &mut self.profiles, ports: &self.ports, tables: &mut self.tables, now: self.now };
@@ -178,12 +230,13 @@ impl Compiler {
             }
         }
         for (address, (from, to)) in &shown.moved {
-            let Some(owner) = self.locals.owner(*address) else { continue };
-            let using = self.sets.iter().filter(|(_, set)| set.users.contains(owner)).map(|(id, _)| id);
-            for set in using.collect::<Vec<_>>() {
-                let mut profile = |class| self.sets.profile(set, class, true, &self.classes, &mut writing);
-                if profile(*from) != profile(*to) {
-                    rejudge.insert(owner.clone());
+            for owner in self.locals.owners(*address) {
+                let using = self.sets.iter().filter(|(_, set)| set.users.contains(owner)).map(|(id, _)| id);
+                for set in using.collect::<Vec<_>>() {
+                    let mut profile = |class| self.sets.profile(set, class, true, &self.classes, &mut writing);
+                    if profile(*from) != profile(*to) {
+                        rejudge.insert(owner.clone());
+                    }
                 }
             }
         }

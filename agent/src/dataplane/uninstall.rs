@@ -19,11 +19,7 @@ pub struct Removed {
 /// The pins are another network namespace's, or cannot be removed.
 pub fn uninstall(pin_dir: &Path) -> Result<Removed, DataplaneError> {
     let mut removed = Removed::default();
-    if let Some(owner) = load::owner(pin_dir)?
-        && owner != host::namespace_of_this_thread()?
-    {
-        return Err(DataplaneError::OtherNamespace { path: pin_dir.to_owned() });
-    }
+    check_owner(pin_dir)?;
     let dir = pin_dir.join(LAYOUT);
     removed.links = empty(&dir.join("links"))?;
     removed.maps = empty(&dir.join("maps"))?;
@@ -32,6 +28,19 @@ pub fn uninstall(pin_dir: &Path) -> Result<Removed, DataplaneError> {
         drop(std::fs::remove_dir(folder));
     }
     Ok(removed)
+}
+
+/// Checks that pins, if there are any, are this network namespace's.
+///
+/// # Errors
+/// They are another's, or cannot be read.
+pub fn check_owner(pin_dir: &Path) -> Result<(), DataplaneError> {
+    match load::owner(pin_dir)? {
+        Some(owner) if owner != host::namespace_of_this_thread()? => {
+            Err(DataplaneError::OtherNamespace { path: pin_dir.to_owned() })
+        }
+        _ => Ok(()),
+    }
 }
 
 fn empty(dir: &Path) -> Result<usize, DataplaneError> {

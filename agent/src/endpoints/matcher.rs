@@ -61,7 +61,7 @@ pub enum Evidence {
 pub struct Matched {
     /// The pod that it is.
     pub pod: PodId,
-    /// The [`Link::incarnation`] that was matched.
+    /// The device's incarnation that was matched.
     pub incarnation: u64,
     /// What decided.
     pub evidence: Evidence,

@@ -1,9 +1,16 @@
 //! What can be told of the state.
 
+use std::collections::BTreeMap;
+
 use portcullis_common::layout::Counter;
 
 use super::Reconciler;
-use crate::state::RuleIdentity;
+use super::slots::Slot;
+use crate::dataplane::Hooks;
+use crate::endpoints::Role;
+use crate::metrics::RuleFigures;
+use crate::model::Direction;
+use crate::status::{DirectionStatus, EndpointState, EndpointStatus, ExitStatus, TableFill};
 
 /// How the passes went.
 #[derive(Clone, Debug, Default)]
@@ -31,15 +38,6 @@ impl Health {
     }
 }
 
-/// The count of one rule.
-#[derive(Clone, Debug)]
-pub struct RuleCount {
-    /// Which rule.
-    pub identity: RuleIdentity,
-    /// Its packets and bytes.
-    pub counter: Counter,
-}
-
 impl Reconciler {
     /// How the passes went.
     #[must_use]
@@ -49,12 +47,101 @@ impl Reconciler {
 
     /// The counts of all rules that apply to pods of this node.
     #[must_use]
-    pub fn rule_counts(&self) -> Vec<RuleCount> {
+    pub fn rule_figures(&self) -> Vec<RuleFigures> {
         let rules = self.compiler.desired().rules.iter();
         let counts = rules.filter_map(|(number, identity)| {
-            let counter = self.dataplane.counters.read(number.0).ok()?;
-            Some(RuleCount { identity: identity.clone(), counter })
+            let Counter { packets, bytes } = self.dataplane.counters.read(number.0).ok()?;
+            Some(RuleFigures { rule: identity.clone(), packets, bytes })
         });
         counts.collect()
+    }
+
+    /// Packets by drop reason and event, by their number.
+    #[must_use]
+    pub fn notes(&self) -> BTreeMap<u32, u64> {
+        let numbers = 0..self.dataplane.drops.len();
+        numbers.filter_map(|number| Some((number, self.dataplane.drops.read(number).ok()?.packets))).collect()
+    }
+
+    /// How full the tables are.
+    #[must_use]
+    pub fn tables(&self) -> Vec<TableFill> {
+        let sizes = self.image.sizes();
+        let of_memory = self.image.fill().map(|(name, used, capacity)| (name, used, capacity));
+        let others = [
+            ("ranges", self.known.ranges.len(), sizes.ranges as usize),
+            ("rules", self.rules.known.len(), sizes.rules as usize),
+            ("endpoints", self.slots.used.len(), sizes.endpoints as usize),
+        ];
+        let fill = of_memory.into_iter().chain(others);
+        fill.map(|(name, used, capacity)| TableFill { name: name.into(), used: used as u64, capacity: capacity as u64 })
+            .collect()
+    }
+
+    /// Every endpoint.
+    #[must_use]
+    pub fn endpoint_statuses(&self) -> Vec<EndpointStatus> {
+        self.slots.used.iter().map(|(ifindex, slot)| self.endpoint_status(*ifindex, slot)).collect()
+    }
+
+    fn endpoint_status(&self, ifindex: u32, slot: &Slot) -> EndpointStatus {
+        let link = self.snapshot.links.get(&ifindex);
+        let gone = self.matcher.endpoints().get(&ifindex).is_some_and(|matched| matched.pod_gone);
+        let state = match (&slot.id, self.matcher.roles().get(&ifindex)) {
+            (Some(_), _) if gone => EndpointState::PodGone,
+            (Some(_), _) => EndpointState::Enforced,
+            (None, Some(Role::Closed { .. })) => EndpointState::Closed,
+            (None, _) => EndpointState::Pending,
+        };
+        let policy = slot.id.as_ref().and_then(|id| self.compiler.desired().endpoints.get(id));
+        let direction = |set: u32, direction: Direction| DirectionStatus {
+            policy_set: (set != 0).then_some(set),
+            policies: self.policies_of(slot, direction),
+        };
+        EndpointStatus {
+            pod: slot.id.as_ref().map(|id| id.pod.to_string()),
+            uid: slot.id.as_ref().map(|id| id.uid.to_string()).filter(|uid| !uid.is_empty()),
+            veth: link.map(|link| link.name.clone()).unwrap_or_default(),
+            ifindex,
+            state,
+            addresses: policy.map(|policy| policy.addresses.clone()).unwrap_or_default(),
+            ingress: direction(slot.content.ingress, Direction::Ingress),
+            egress: direction(slot.content.egress, Direction::Egress),
+            revision: slot.revision.into(),
+        }
+    }
+
+    /// The names of the policies that select the pod for a direction.
+    fn policies_of(&self, slot: &Slot, direction: Direction) -> Vec<String> {
+        let pod = slot.id.as_ref().and_then(|id| self.local.iter().find(|local| local.id == *id));
+        let Some(pod) = pod.map(|local| &local.pod) else { return Vec::new() };
+        let policies = self.cluster.policies.values().filter(|policy| policy.rules(direction).is_some());
+        let selecting = policies.filter(|policy| self.cluster.selects(&policy.subject, pod));
+        selecting.map(|policy| policy.id.to_string()).collect()
+    }
+
+    /// Every other device that programs are on.
+    #[must_use]
+    pub fn exit_statuses(&self) -> Vec<ExitStatus> {
+        let exits = self.devices.attached.iter().filter(|(_, (_, hooks))| *hooks != Hooks::Endpoint);
+        let named = exits.filter_map(|(ifindex, _)| self.snapshot.links.get(ifindex));
+        let hooks = || vec!["from_uplink".to_owned(), "to_uplink".to_owned()];
+        named.map(|link| ExitStatus { name: link.name.clone(), hooks: hooks() }).collect()
+    }
+
+    /// What a person should know about and act on.
+    #[must_use]
+    pub fn problems(&self) -> Vec<String> {
+        let mut problems: Vec<String> = self.health.last_error.iter().cloned().collect();
+        problems.extend(self.health.reports.iter().cloned());
+        problems.extend(self.compiler.problems().iter().map(ToString::to_string));
+        problems.extend(self.devices.failures.values().cloned());
+        problems
+    }
+
+    /// The highest revision in force.
+    #[must_use]
+    pub fn revision(&self) -> u64 {
+        self.slots.used.values().map(|slot| u64::from(slot.revision)).max().unwrap_or(0)
     }
 }

@@ -6,18 +6,20 @@ use std::net::IpAddr;
 use portcullis_common::Address;
 use portcullis_common::layout::{BANKS, EndpointRow, endpoint_flag, endpoint_word, node_flag};
 
+use super::delta::Delta;
 use super::{ReconcileError, Reconciler};
 use crate::state::EndpointPolicy;
-use crate::state::flat::Flat;
 use crate::state::plan::{self, Kernel, Step};
 
 impl Reconciler {
     /// Writes what the compiler wants, make before break, and puts new devices under it.
     pub(super) fn write_tables(&mut self, first: bool) -> Result<(), ReconcileError> {
-        let wanted = Flat::of(self.compiler.desired(), self.bank);
+        let desired = self.compiler.desired();
+        let delta = Delta::of(&self.known, desired, self.compiler.touched(), self.bank, self.behind);
+        self.behind = true;
         self.name_rules()?;
-        self.make(&wanted)?;
-        self.turn(&wanted)?;
+        self.make(&delta)?;
+        self.turn(&delta)?;
         let confirm = self.compiler.desired().endpoints.values().any(|endpoint| endpoint.egress.is_some());
         if confirm {
             self.set_node_flag(node_flag::CONFIRM, true);
@@ -29,78 +31,76 @@ impl Reconciler {
         if !confirm {
             self.set_node_flag(node_flag::CONFIRM, false);
         }
-        let swept = plan::sweep(&self.known, &wanted);
-        tracing::debug!(endpoints = changed.len(), rows = wanted.narrow.len(), swept = swept.len(), first, "compiled");
-        if changed.is_empty() && swept.is_empty() && !self.slots.wait_for_grace() && !first {
-            self.known = wanted;
-            self.settling = self.compiler.settle();
-            return Ok(());
+        let swept = plan::sweep(&delta.known, &delta.wanted);
+        let (endpoints, rows) = (changed.len(), delta.wanted.narrow.len());
+        tracing::debug!(endpoints, rows, swept = swept.len(), first, "tables written");
+        if !changed.is_empty() || !swept.is_empty() || self.slots.wait_for_grace() || first {
+            self.dataplane.ranges.wait()?;
+            self.image.grace_passed();
+            self.slots.grace_passed();
+            self.raise_revisions(&changed);
+            if first && self.leftovers {
+                self.clear_leftovers()?;
+            }
+            for step in swept {
+                self.take(&step)?;
+            }
+            self.forget_rules()?;
+            self.health.changes += 1;
         }
-        self.dataplane.ranges.wait()?;
-        self.image.grace_passed();
-        self.slots.grace_passed();
-        self.raise_revisions(&changed);
-        if first && self.leftovers {
-            // Endpoints whose pod is not known any more still point to the old bank's sets: they are closed by now.
-            self.clear_leftovers(&wanted)?;
-        }
-        for step in swept {
-            self.take(&step)?;
-        }
-        self.known = wanted;
-        self.forget_rules()?;
-        self.health.changes += 1;
+        self.behind = false;
         self.settling = self.compiler.settle();
         Ok(())
     }
 
+    /// Takes a step, and knows what it wrote.
     fn take(&mut self, step: &Step) -> Result<(), ReconcileError> {
-        Ok(plan::take(&mut self.image, &mut self.dataplane.ranges, self.bank, step)?)
+        plan::take(&mut self.image, &mut self.dataplane.ranges, self.bank, step)?;
+        match step {
+            Step::PutNarrow(key, value) => drop(self.known.narrow.insert(*key, *value)),
+            Step::DropNarrow(key) => drop(self.known.narrow.remove(key)),
+            Step::PutWide(key, value) => drop(self.known.wide.insert(*key, *value)),
+            Step::DropWide(key) => drop(self.known.wide.remove(key)),
+            Step::PutRange(net, value) => drop(self.known.ranges.insert(*net, *value)),
+            Step::DropRange(net) => drop(self.known.ranges.remove(net)),
+            Step::PutPort(..) | Step::PutRow(..) | Step::PutEndpoint(..) | Step::Grace => {}
+        }
+        Ok(())
     }
 
     /// Rows that nothing points to yet. If one has no room, those written so far go again.
-    fn make(&mut self, wanted: &Flat) -> Result<(), ReconcileError> {
-        let mut done: Vec<(u64, u64)> = Vec::new();
-        for step in plan::make(&self.known, wanted) {
+    fn make(&mut self, delta: &Delta) -> Result<(), ReconcileError> {
+        let mut done: Vec<u64> = Vec::new();
+        for step in plan::make(&delta.known, &delta.wanted) {
             if let Err(error) = self.take(&step) {
-                for (key, _) in done.iter().filter(|(key, _)| !self.known.narrow.contains_key(key)) {
-                    self.image.remove_narrow(*key);
-                }
-                for (key, _) in &done {
-                    if let Some(before) = self.known.narrow.get(key) {
-                        self.image.put_narrow(*key, *before)?;
+                for key in done {
+                    match delta.known.narrow.get(&key) {
+                        Some(before) => self.take(&Step::PutNarrow(key, *before))?,
+                        None => self.take(&Step::DropNarrow(key))?,
                     }
                 }
                 return Err(error);
             }
-            if let Step::PutNarrow(key, value) = step {
-                done.push((key, value));
+            if let Step::PutNarrow(key, _) = step {
+                done.push(key);
             }
         }
         Ok(())
     }
 
-    /// Addresses, ranges, ports and Services. What is written is known at once, so that a later pass goes on from there.
-    fn turn(&mut self, wanted: &Flat) -> Result<(), ReconcileError> {
-        let steps = plan::turn(&self.known, wanted);
-        // Ports come first and cannot fail.
-        self.known.ports.clone_from(&wanted.ports);
-        for step in steps {
-            self.take(&step)?;
-            match step {
-                Step::PutWide(key, value) => drop(self.known.wide.insert(key, value)),
-                Step::DropWide(key) => drop(self.known.wide.remove(&key)),
-                Step::PutRange(net, value) => drop(self.known.ranges.insert(net, value)),
-                Step::DropRange(net) => drop(self.known.ranges.remove(&net)),
-                _ => {}
-            }
+    /// Addresses, ranges, ports and Services.
+    fn turn(&mut self, delta: &Delta) -> Result<(), ReconcileError> {
+        let steps = plan::turn(&delta.known, &delta.wanted);
+        if delta.known.ports != delta.wanted.ports {
+            // Ports come first and cannot fail.
+            self.known.ports.clone_from(&delta.wanted.ports);
         }
-        Ok(())
+        steps.iter().try_for_each(|step| self.take(step))
     }
 
     /// Endpoints whose configuration or verdicts differ get a new word. Gives their devices.
     fn flip(&mut self) -> BTreeSet<u32> {
-        let rejudge = self.compiler.desired().rejudge.clone();
+        let rejudge = std::mem::take(&mut self.rejudge);
         let devices: Vec<u32> = self.slots.used.keys().copied().collect();
         let mut changed = BTreeSet::new();
         for ifindex in devices {
@@ -181,7 +181,8 @@ impl Reconciler {
     }
 
     /// What the agent before has left in the tables and this one does not use.
-    fn clear_leftovers(&mut self, wanted: &Flat) -> Result<(), ReconcileError> {
+    fn clear_leftovers(&mut self) -> Result<(), ReconcileError> {
+        let wanted = &self.known;
         let narrow: Vec<u64> =
             self.image.narrow_rows().map(|(key, _)| key).filter(|key| !wanted.narrow.contains_key(key)).collect();
         narrow.into_iter().for_each(|key| self.image.remove_narrow(key));

@@ -10,12 +10,12 @@ use portcullis::state::{Desired, LocalId, PeerEntry, PortClass, ServiceKeyPort, 
 
 /// Tables, with ports as single elements.
 #[derive(Clone, Debug, Default)]
-pub struct Kernel {
-    pub rows: Desired,
-    pub ports: HashMap<(Protocol, u16), PortClass>,
+pub(crate) struct Kernel {
+    pub(crate) rows: Desired,
+    pub(crate) ports: HashMap<(Protocol, u16), PortClass>,
 }
 
-pub fn port_class(tables: &Desired, protocol: Protocol, port: u16) -> PortClass {
+pub(crate) fn port_class(tables: &Desired, protocol: Protocol, port: u16) -> PortClass {
     for ((_, first), (last, class)) in tables.ports.range((protocol, 0)..=(protocol, u16::MAX)) {
         if (*first..=*last).contains(&port) {
             return *class;
@@ -25,7 +25,7 @@ pub fn port_class(tables: &Desired, protocol: Protocol, port: u16) -> PortClass 
 }
 
 impl Kernel {
-    pub fn holding(desired: &Desired, probes: &[Traffic]) -> Self {
+    pub(crate) fn holding(desired: &Desired, probes: &[Traffic]) -> Self {
         let port = |traffic: &Traffic| {
             let class = port_class(desired, traffic.protocol, traffic.port);
             ((traffic.protocol, traffic.port), class)
@@ -33,7 +33,7 @@ impl Kernel {
         Self { rows: desired.clone(), ports: probes.iter().map(port).collect() }
     }
 
-    pub fn peer(&self, address: IpAddr) -> PeerEntry {
+    pub(crate) fn peer(&self, address: IpAddr) -> PeerEntry {
         if let Some(entry) = self.rows.addresses.get(&address) {
             return *entry;
         }
@@ -49,7 +49,13 @@ impl Kernel {
         }
     }
 
-    pub fn judge(&self, endpoint: &LocalId, direction: Direction, peer: IpAddr, traffic: Traffic) -> TableVerdict {
+    pub(crate) fn judge(
+        &self,
+        endpoint: &LocalId,
+        direction: Direction,
+        peer: IpAddr,
+        traffic: Traffic,
+    ) -> TableVerdict {
         let Some(set) = self.set(endpoint, direction) else {
             return TableVerdict { verdict: Verdict::Allow, rule: RULE_NO_POLICY };
         };
@@ -62,12 +68,12 @@ impl Kernel {
         *verdict.unwrap_or_else(|| panic!("profile {profile:?} has no default"))
     }
 
-    pub fn reach(&self, endpoint: &LocalId, frontend: &ServiceKeyPort) -> Option<ServiceReach> {
+    pub(crate) fn reach(&self, endpoint: &LocalId, frontend: &ServiceKeyPort) -> Option<ServiceReach> {
         self.reach_between(self, self, endpoint, frontend)
     }
 
     /// What these tables say of the set that an endpoint has in some tables, and of the number that a frontend has in some.
-    pub fn reach_between(
+    pub(crate) fn reach_between(
         &self,
         sets: &Self,
         numbers: &Self,

@@ -12,14 +12,14 @@ use portcullis::state::{RuleCause, RuleIdentity};
 
 /// Everything that decides.
 #[derive(Clone, Debug, Default)]
-pub struct World {
-    pub cluster: Cluster,
-    pub local: Vec<LocalPod>,
-    pub node: NodeFacts,
+pub(crate) struct World {
+    pub(crate) cluster: Cluster,
+    pub(crate) local: Vec<LocalPod>,
+    pub(crate) node: NodeFacts,
 }
 
 /// A verdict and what decided; `None`: no policy.
-pub type Judgement = (Verdict, Option<RuleIdentity>);
+pub(crate) type Judgement = (Verdict, Option<RuleIdentity>);
 
 impl World {
     fn namespace_labels(&self, name: &str) -> Labels {
@@ -37,22 +37,22 @@ impl World {
     }
 
     /// The pod that an address is taken to be of.
-    pub fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
+    pub(crate) fn pod_at(&self, address: IpAddr) -> Option<&Pod> {
         let members = self.cluster.pods.values().filter(|pod| !pod.host_network && !pod.finished);
         let claiming = members.filter(|pod| pod.addresses.contains(&address));
         claiming.max_by_key(|pod| (pod.uid.clone(), pod.key.clone())).map(AsRef::as_ref)
     }
 
-    pub fn is_service_address(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_service_address(&self, address: IpAddr) -> bool {
         let services = self.cluster.services.values();
         services.flat_map(|service| service.cluster_ips.iter().chain(&service.external_ips)).any(|ip| *ip == address)
     }
 
-    pub fn is_own_node(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_own_node(&self, address: IpAddr) -> bool {
         self.node.addresses.contains(&address) && !self.is_service_address(address)
     }
 
-    pub fn is_translatable(&self, address: IpAddr) -> bool {
+    pub(crate) fn is_translatable(&self, address: IpAddr) -> bool {
         self.node.addresses.contains(&address)
             || self.is_service_address(address)
             || self.node.service_ranges.iter().any(|range| range.contains(&address))
@@ -122,7 +122,7 @@ impl World {
     }
 
     /// The verdict on one packet.
-    pub fn judge(&self, endpoint: &Pod, direction: Direction, peer: IpAddr, traffic: Traffic) -> Judgement {
+    pub(crate) fn judge(&self, endpoint: &Pod, direction: Direction, peer: IpAddr, traffic: Traffic) -> Judgement {
         let policies = self.governing(endpoint, direction);
         let decided = |verdict, policy: &PolicyId, cause| {
             (verdict, Some(RuleIdentity { direction, verdict, policy: policy.clone(), cause }))
@@ -152,7 +152,7 @@ impl World {
     }
 
     /// Where a Service's port leads to; `None`: not known.
-    pub fn backends(&self, service: &Service, port: &ServicePort, family: Family) -> Option<Vec<Backend>> {
+    pub(crate) fn backends(&self, service: &Service, port: &ServicePort, family: Family) -> Option<Vec<Backend>> {
         let slices: Vec<_> = self.cluster.slices.values().filter(|slice| slice.service == service.key).collect();
         let mut backends = Vec::new();
         if !slices.is_empty() {
@@ -189,7 +189,7 @@ impl World {
 use portcullis::model::TrafficMatch;
 
 /// Protocols and ports worth a probe.
-pub fn probes() -> Vec<Traffic> {
+pub(crate) fn probes() -> Vec<Traffic> {
     let of =
         |protocol, ports: &[u16]| ports.iter().map(move |port| Traffic { protocol, port: *port }).collect::<Vec<_>>();
     let mut probes = of(Protocol::TCP, &[0, 53, 79, 80, 81, 90, 100, 101, 8080, u16::MAX]);

@@ -16,7 +16,7 @@ use crate::walk::World;
 
 /// One change.
 #[derive(Clone, Debug)]
-pub enum Op {
+pub(crate) enum Op {
     Object(Change),
     /// A pod is enforced here from now on (if the cluster has it), or no more.
     Local(PodKey, bool),
@@ -26,16 +26,16 @@ pub enum Op {
 
 /// Changes, and whether the tables settle before they are compiled.
 #[derive(Clone, Debug)]
-pub struct Step {
-    pub ops: Vec<Op>,
-    pub settle: bool,
+pub(crate) struct Step {
+    pub(crate) ops: Vec<Op>,
+    pub(crate) settle: bool,
 }
 
 fn ip(text: &str) -> IpAddr {
     text.parse().unwrap()
 }
 
-pub fn addresses() -> Vec<IpAddr> {
+pub(crate) fn addresses() -> Vec<IpAddr> {
     let texts = [
         "10.1.0.1",
         "10.1.0.2",
@@ -282,7 +282,7 @@ fn op() -> impl Strategy<Value = Op> {
     ]
 }
 
-pub fn steps() -> impl Strategy<Value = Vec<Step>> {
+pub(crate) fn steps() -> impl Strategy<Value = Vec<Step>> {
     let step = |ops| (vec(op(), ops), any::<bool>()).prop_map(|(ops, settle)| Step { ops, settle });
     (step(0..=25), vec(step(0..=3), 0..=8)).prop_map(|(first, mut rest)| {
         rest.insert(0, first);
@@ -292,7 +292,7 @@ pub fn steps() -> impl Strategy<Value = Vec<Step>> {
 
 impl World {
     /// Applies changes; tells what they made dirty.
-    pub fn apply(&mut self, ops: &[Op]) -> Dirty {
+    pub(crate) fn apply(&mut self, ops: &[Op]) -> Dirty {
         let mut dirty = Dirty::default();
         for op in ops {
             match op {

@@ -31,7 +31,7 @@ struct Inner {
 
 impl Namespace {
     /// Makes an empty namespace with loopback up and IPv6 duplicate address detection off, so that addresses are
-    /// usable at once. `name` appears in errors, thread names and [`crate::leftovers`] only.
+    /// usable at once. `name` appears in errors, thread names and [`crate::leftovers()`] only.
     ///
     /// # Errors
     /// When the kernel refuses it: the caller needs root (CAP_SYS_ADMIN and CAP_NET_ADMIN).
@@ -177,7 +177,7 @@ impl Namespace {
         })
     }
 
-    /// Thread names carry the testbed's number, by which [`crate::leftovers`] knows them: `pc3-label`.
+    /// Thread names carry the testbed's number, by which [`crate::leftovers()`] knows them: `pc3-label`.
     fn thread_name(&self, label: &str) -> String {
         let bed = leftovers::bed_number(self.name()).unwrap_or("");
         format!("pc{bed}-{label}").chars().filter(|c| *c != '\0').take(15).collect()

@@ -213,7 +213,7 @@ fn make_outside(id: &str, fabric: &Host, options: &TestbedOptions) -> Result<Hos
     Ok(outside)
 }
 
-/// Names what of this testbed is still there, after it was dropped; see [`crate::leftovers`].
+/// Names what of this testbed is still there, after it was dropped; see [`crate::leftovers()`].
 #[must_use]
 pub fn leftovers_after(bed: Testbed) -> Vec<String> {
     let id = bed.id.clone();

@@ -1,0 +1,191 @@
+//! The metric families: names, types, help texts, and the figures behind them.
+
+use std::fmt;
+use std::time::UNIX_EPOCH;
+
+use prometheus_client::collector::Collector;
+use prometheus_client::encoding::text::encode;
+use prometheus_client::encoding::{
+    DescriptorEncoder, EncodeCounterValue, EncodeGaugeValue, EncodeLabelSet, EncodeMetric,
+};
+use prometheus_client::metrics::counter::ConstCounter;
+use prometheus_client::metrics::gauge::ConstGauge;
+use prometheus_client::metrics::info::Info;
+use prometheus_client::registry::{Registry, Unit};
+
+use super::{Error, Figures, series};
+use crate::status::{EndpointState, UpdateResult};
+
+/// The media type of what [`render`] writes.
+pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+/// Writes the figures as OpenMetrics text, version 1.0.0.
+///
+/// # Errors
+/// When the encoder refuses a value.
+pub fn render(figures: Figures) -> Result<String, Error> {
+    let mut registry = Registry::default();
+    registry.register_collector(Box::new(figures));
+    let mut text = String::new();
+    encode(&mut text, &registry)?;
+    Ok(text)
+}
+
+impl Collector for Figures {
+    fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
+        let mut out = Families(encoder);
+        out.policies(self)?;
+        out.datapath(self)?;
+        out.agent(self)
+    }
+}
+
+/// Writes one family after the other.
+struct Families<'a>(DescriptorEncoder<'a>);
+
+impl Families<'_> {
+    fn policies(&mut self, figures: &Figures) -> fmt::Result {
+        let sums = series::sums(&figures.rules);
+        self.counters(
+            "portcullis_policy_packets",
+            "Packets that a policy decided, by the rule that did: its index, isolation, self or own-node. Segments that \
+             the kernel handles as one packet count once.",
+            None,
+            sums.iter().map(|(rule, (packets, _))| (series::labels(rule), *packets)),
+        )?;
+        self.counters(
+            "portcullis_policy",
+            "Bytes of the packets that a policy decided, link-layer headers included.",
+            Some(&Unit::Bytes),
+            sums.iter().map(|(rule, (_, bytes))| (series::labels(rule), *bytes)),
+        )
+    }
+
+    fn datapath(&mut self, figures: &Figures) -> fmt::Result {
+        self.counters(
+            "portcullis_drops",
+            "Packets dropped on this node, by reason; those that policy denies are in portcullis_policy_packets too.",
+            None,
+            figures.drops().map(|(reason, count)| ([("reason", reason)], count)),
+        )?;
+        self.counters(
+            "portcullis_flow_events",
+            "What happened to flows and packets beside verdicts: evicted (its bucket was full), rejudged (policy \
+             changed), row_missing (a table is inconsistent), unstamped (judged in full).",
+            None,
+            figures.events().map(|(event, count)| ([("event", event)], count)),
+        )?;
+        let table = |name: &str| [("table", name.to_owned())];
+        self.gauges(
+            "portcullis_table_entries",
+            "Entries in use in each table of the packet programs.",
+            None,
+            figures.tables.iter().map(|fill| (table(&fill.name), fill.used)),
+        )?;
+        self.gauges(
+            "portcullis_table_capacity",
+            "Entries that each table of the packet programs has room for.",
+            None,
+            figures.tables.iter().map(|fill| (table(&fill.name), fill.capacity)),
+        )
+    }
+
+    fn agent(&mut self, figures: &Figures) -> fmt::Result {
+        self.gauges(
+            "portcullis_endpoints",
+            "Pods' interfaces on this node, by how they are treated.",
+            None,
+            EndpointState::ALL
+                .into_iter()
+                .map(|state| ([("state", state.name())], figures.endpoints.get(&state).copied().unwrap_or(0))),
+        )?;
+        self.counters(
+            "portcullis_updates",
+            "Changes of the tables, by what came of them; when one is not applied, what was in force stays.",
+            None,
+            UpdateResult::ALL
+                .into_iter()
+                .map(|result| ([("result", result.name())], figures.updates.get(&result).copied().unwrap_or(0))),
+        )?;
+        self.family(
+            "portcullis_update_duration",
+            "Time from the first event of an update to its last write into a table.",
+            Some(&Unit::Seconds),
+            &figures.update_durations.0,
+        )?;
+        self.counters(
+            "portcullis_manifest_problems",
+            "Problems found in manifests: an error is refused and its last good version stays, a warning is accepted.",
+            None,
+            [("error", figures.manifest_errors), ("warning", figures.manifest_warnings)]
+                .map(|(severity, count)| ([("severity", severity)], count)),
+        )?;
+        self.sync(figures)?;
+        self.family(
+            "portcullis_build",
+            "The version of the agent.",
+            None,
+            &Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        )
+    }
+
+    fn sync(&mut self, figures: &Figures) -> fmt::Result {
+        self.family(
+            "portcullis_synced",
+            "1 while the tables are what the sources ask for, else 0.",
+            None,
+            &ConstGauge::new(u32::from(figures.synced)),
+        )?;
+        // A moment before 1970 is a clock that is wrong: no time is better than one that looks right.
+        let Some(at) = figures.last_sync.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) else { return Ok(()) };
+        self.family(
+            "portcullis_last_sync_timestamp",
+            "When the tables last were what the sources ask for, in Unix time.",
+            Some(&Unit::Seconds),
+            &ConstGauge::new(at.as_secs_f64()),
+        )
+    }
+
+    /// A family of one metric without labels of its own.
+    fn family(&mut self, name: &str, help: &str, unit: Option<&Unit>, metric: &impl EncodeMetric) -> fmt::Result {
+        metric.encode(self.0.encode_descriptor(name, help, unit, metric.metric_type())?)
+    }
+
+    /// A family of counters; without a series there is no family.
+    fn counters<L: EncodeLabelSet, V: EncodeCounterValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        series: impl IntoIterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        self.labelled(name, help, unit, series.into_iter().map(|(labels, value)| (labels, ConstCounter::new(value))))
+    }
+
+    /// A family of gauges; without a series there is no family.
+    fn gauges<L: EncodeLabelSet, V: EncodeGaugeValue>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        series: impl IntoIterator<Item = (L, V)>,
+    ) -> fmt::Result {
+        self.labelled(name, help, unit, series.into_iter().map(|(labels, value)| (labels, ConstGauge::new(value))))
+    }
+
+    fn labelled<L: EncodeLabelSet, M: EncodeMetric>(
+        &mut self,
+        name: &str,
+        help: &str,
+        unit: Option<&Unit>,
+        series: impl Iterator<Item = (L, M)>,
+    ) -> fmt::Result {
+        let mut series = series.peekable();
+        let Some((_, first)) = series.peek() else { return Ok(()) };
+        let mut family = self.0.encode_descriptor(name, help, unit, first.metric_type())?;
+        for (labels, metric) in series {
+            metric.encode(family.encode_family(&labels)?)?;
+        }
+        Ok(())
+    }
+}
