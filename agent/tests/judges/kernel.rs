@@ -28,9 +28,10 @@ impl Programs {
         let sizes = Sizes::small();
         let settings = Settings { pin_dir: pins.clone(), sizes, clsact: false, mark_shift: None, test: true };
         let opened = Dataplane::open(&settings);
-        let (dataplane, image) = opened.unwrap_or_else(|error| panic!("{error}: these tests need root and the programs"));
+        let (dataplane, image) =
+            opened.unwrap_or_else(|error| panic!("{error}: these tests need root and the programs"));
         image.set_seed(0x0123_4567_89ab_cdef);
-        image.set_lifetimes(&[1_000_000; 12]);
+        image.set_lifetimes(&[1_000_000; 16]);
         for slot in 0..ENDPOINTS {
             image.put_interface(FIRST_DEVICE + slot, interface_kind::ENDPOINT, slot).unwrap();
         }
