@@ -190,9 +190,7 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn range(self, bank: u32, address: &Address) -> u64 {
-        let [a, b] = address.words;
-        let address = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32];
-        RANGES.get(Key::new(160, RangeKey { bank, address })).copied().unwrap_or(0)
+        RANGES.get(Key::new(160, RangeKey::new(bank, address))).copied().unwrap_or(0)
     }
     #[inline(always)]
     fn port_class(self, element: u32, place: usize) -> u16 {
