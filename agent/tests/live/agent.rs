@@ -156,8 +156,8 @@ impl Agent {
 
     /// What `status -o json` says.
     pub(crate) fn status(&self) -> Value {
-        let socket = self.socket.to_str().unwrap();
-        let output = self.run_command(&["status", "--socket", socket, "-o", "json"]);
+        let (socket, pins) = (self.socket.to_str().unwrap(), self.pin_dir.to_str().unwrap());
+        let output = self.run_command(&["status", "--socket", socket, "--pin-dir", pins, "-o", "json"]);
         assert!(output.status.success(), "status: {}", String::from_utf8_lossy(&output.stderr));
         serde_json::from_slice(&output.stdout).unwrap()
     }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use portcullis_testbed::{
-    Outcome, Pod, PodOptions, Probe, Protocol, Service, Shape, Testbed, TestbedOptions, probe_all,
+    Masquerade, Outcome, Pod, PodOptions, Probe, Protocol, Service, Shape, Testbed, TestbedOptions, probe_all,
 };
 use serde_json::{Value, json};
 
@@ -27,6 +27,8 @@ pub(crate) struct Plan {
     pub(crate) pods: Vec<(&'static str, usize)>,
     /// What each of them serves.
     pub(crate) ports: Vec<Port>,
+    /// Whose connections to Services are masqueraded.
+    pub(crate) masquerade: Masquerade,
     /// Whether agents run.
     pub(crate) agents: bool,
     /// Further arguments of the agents.
@@ -40,6 +42,7 @@ impl Plan {
             bed: TestbedOptions::shaped(shape),
             pods: pods.to_vec(),
             ports: vec![(Protocol::Tcp, 80), (Protocol::Udp, 80)],
+            masquerade: Masquerade::FromOutsidePods,
             agents: true,
             arguments: Vec::new(),
         }
@@ -55,6 +58,8 @@ pub(crate) struct LiveCluster {
     ports: Vec<Port>,
     vips: BTreeMap<String, Vec<IpAddr>>,
     fences: Cell<u32>,
+    /// Without br_netfilter a Service between pods of one bridge does not work, agent or not.
+    bridged_around_services: bool,
     /// Holds the agents' sockets.
     pub(crate) scratch: tempfile::TempDir,
     pub(crate) bed: Testbed,
@@ -80,6 +85,7 @@ impl LiveCluster {
             let vips = &vips[name];
             plan.ports.iter().map(move |&(protocol, port)| Service {
                 vips: vips.clone(),
+                masquerade: plan.masquerade,
                 ..Service::new(&format!("{name}-{protocol}-{port}"))
                     .port(protocol, service_port(port))
                     .backend(pod, port)
@@ -87,6 +93,7 @@ impl LiveCluster {
         });
         bed.services(services).unwrap();
         let scratch = tempfile::tempdir().unwrap();
+        let bridged_around_services = plan.bed.shape == Shape::Bridged && !plan.bed.br_netfilter;
         let manifests = Manifests::new();
         let mut cluster = Self {
             bed,
@@ -96,6 +103,7 @@ impl LiveCluster {
             ports: plan.ports.clone(),
             vips,
             fences: Cell::new(0),
+            bridged_around_services,
             scratch,
         };
         cluster.write_base();
@@ -140,6 +148,13 @@ impl LiveCluster {
         let objects: Vec<Value> =
             self.pods.iter().map(|(name, pod)| manifests::pod(pod, &self.ports, pods.get(name))).collect();
         self.manifests.write("pods", &objects);
+    }
+
+    /// Ends agents and clients, and leaves the testbed.
+    pub(crate) fn into_bed(self) -> Testbed {
+        let Self { bed, agents, pods, .. } = self;
+        drop((agents, pods));
+        bed
     }
 
     pub(crate) fn pod(&self, name: &str) -> &Pod {
@@ -202,7 +217,12 @@ impl LiveCluster {
             let allowed = table.allows(&cell);
             for address in self.pod(to).addresses() {
                 let vip = self.vip(to, address.is_ipv4());
+                let one_bridge = self.pod(from).node().index() == self.pod(to).node().index();
+                let services_work = !(self.bridged_around_services && one_bridge);
                 for (route, address, port) in [("service", vip, service_port(*port)), ("pod", address, *port)] {
+                    if route == "service" && !services_work {
+                        continue;
+                    }
                     let what = format!(
                         "{from} -> {to} {} by {route} address {address} port {port}",
                         show_port((*protocol, cell.2.1))

@@ -261,16 +261,14 @@ fn restore_routes(shape: Shape, pod: &Pod) {
         Shape::Routed => (portcullis_testbed::ROUTED_GATEWAY_V4, portcullis_testbed::ROUTED_GATEWAY_V6),
         Shape::Bridged => ("10.244.0.1", "fd00:10:244::1"),
     };
-    let scope = |family: &str, gateway: &str| {
-        [
-            format!("{family} route replace {gateway} dev eth0"),
-            format!("{family} route replace default via {gateway} dev eth0"),
-        ]
+    // Bridged, the whole range is on the link; routed, only the gateway is.
+    let (v4_link, v6_link) = match shape {
+        Shape::Routed => (v4, v6),
+        Shape::Bridged => ("10.244.0.0/24", "fd00:10:244::/64"),
     };
-    pod.namespace().ip(scope("-4", v4)).unwrap();
-    pod.namespace().ip(scope("-6", v6)).unwrap();
-    if shape == Shape::Bridged {
-        let v6_range = "-6 route replace fd00:10:244::/64 dev eth0";
-        pod.namespace().ip(["-4 route replace 10.244.0.0/24 dev eth0", v6_range]).unwrap();
+    for (link, gateway) in [(v4_link, v4), (v6_link, v6)] {
+        let commands =
+            [format!("route replace {link} dev eth0"), format!("route replace default via {gateway} dev eth0")];
+        pod.namespace().ip(commands).unwrap();
     }
 }

@@ -1,6 +1,6 @@
 //! The upstream NetworkPolicy suite on real packets, each cluster serving many scenarios one after another.
 
-use portcullis_testbed::{Protocol, Shape};
+use portcullis_testbed::{Masquerade, Protocol, Proxy, Shape};
 
 use crate::cluster::{LiveCluster, Plan};
 use crate::scenario::{self, Isolation, Scenario};
@@ -74,6 +74,29 @@ fn egress_holds(shape: Shape) {
     run(&plan(shape, &A_B_APART, true), about_egress, &isolated);
     let both = [Isolation::AsWritten, Isolation::BothInBothDirections];
     run(&plan(shape, &x_a_moved(), true), about_egress, &both);
+}
+
+/// What a node may do to a packet between a pod's two hooks, besides the routing and translation of the tests above.
+#[test]
+fn egress_holds_whatever_the_node_does_to_packets() {
+    let egress_alone = |one: &Scenario| one.isolate.is_some() && ![2, 27, 28, 33, 37].contains(&one.number);
+    let about_egress = |one: &Scenario| one.isolate.is_some();
+    let with = |shape, change: &dyn Fn(&mut Plan)| {
+        let mut plan = plan(shape, &A_B_APART, true);
+        change(&mut plan);
+        plan
+    };
+    let both = [Isolation::AsWritten, Isolation::BothInBothDirections];
+    run(&with(Shape::Routed, &|plan| plan.bed.proxy = Proxy::Nftables), about_egress, &both);
+    run(&with(Shape::Bridged, &|plan| plan.bed.proxy = Proxy::IptablesLegacy), about_egress, &both);
+    run(&with(Shape::Bridged, &|plan| plan.bed.br_netfilter = false), about_egress, &both);
+    run(&with(Shape::Bridged, &|plan| plan.bed.promiscuous_bridge = true), about_egress, &both);
+    // Servers on other nodes see the node's address then, so only scenarios that admit anybody hold.
+    for shape in [Shape::Routed, Shape::Bridged] {
+        run(&with(shape, &|plan| plan.masquerade = Masquerade::All), egress_alone, &both);
+        let clsact = ["--attach", "clsact"].map(String::from);
+        run(&with(shape, &|plan| plan.arguments = clsact.to_vec()), about_egress, &both);
+    }
 }
 
 #[test]
