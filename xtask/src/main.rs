@@ -38,7 +38,7 @@ enum Task {
     /// Show network policy at work on real packets
     Demo(demo::Arguments),
     /// Measure what the programs cost per packet
-    Bench,
+    Bench(bench::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -48,7 +48,7 @@ fn main() -> ExitCode {
         Task::Walls => walls::run(),
         Task::Deny => deny::run().map(|_| ()),
         Task::Demo(arguments) => demo::run(&arguments),
-        Task::Bench => bench::run(),
+        Task::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
