@@ -12,7 +12,7 @@
 use crate::address::Address;
 use crate::layout::NodeConfig;
 use crate::packet::{Headers, protocol, tcp};
-use crate::tables::{Event, Tables, mix, read};
+use crate::tables::{Event, Tables, hash_of_three, read};
 
 /// The lock of a bucket; the verifier knows it by this name.
 #[repr(C)]
@@ -147,9 +147,9 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn hash(&self, seed: u64) -> u64 {
-        let hash = mix(seed, self.peer.words[0] ^ self.local.words[0].rotate_left(17));
-        let hash = mix(hash, self.peer.words[1] ^ self.local.words[1].rotate_left(17));
-        mix(hash, self.ports)
+        let first = self.peer.words[0] ^ self.local.words[0].rotate_left(17);
+        let second = self.peer.words[1] ^ self.local.words[1].rotate_left(17);
+        hash_of_three(seed, [first, second, self.ports])
     }
 }
 
