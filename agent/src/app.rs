@@ -95,7 +95,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     agent.reconciler.devices(snapshots.borrow_and_update().clone());
     agent.reconciler.settle_adoption();
     agent.reconciler.forget_stale_pins();
-    let mut again = agent.pass(Some(begun));
+    // A moment, not a pause: questions come more often than some pauses last, and must not begin them anew.
+    let mut again = agent.pass(Some(begun)).map(|pause| Instant::now() + pause);
     let mut audits = tokio::time::interval(AUDIT);
     loop {
         ready.send_replace(agent.readiness());
@@ -123,7 +124,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
                 }
                 continue;
             }
-            () = tokio::time::sleep(again.unwrap_or(RETRY)), if again.is_some() => {}
+            () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now).into()), if again.is_some() => {}
             () = tokio::time::sleep(BEAT) => continue,
             _ = audits.tick() => {
                 if let Err(error) = agent.reconciler.audit() {
@@ -134,7 +135,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,
         }
-        again = agent.pass(begun);
+        again = agent.pass(begun).map(|pause| Instant::now() + pause);
     }
     tracing::info!("stopping; enforcement stays in place, `portcullis uninstall` removes it");
     drop(stop);

@@ -103,9 +103,9 @@ fn every_packet_is_counted_for_the_rule_that_decided_it() {
         check(&cluster.agents[0], "after a restart");
 
         cluster.enforce(&[]);
-        let samples = cluster.agents[0].metrics();
-        let kept: Vec<_> = samples.iter().filter(|sample| sample.has(&[("policy_namespace", "x")])).collect();
-        assert!(kept.is_empty(), "{shape:?}: series of deleted policies: {kept:?}");
+        cluster.agents[0].await_metrics("the end of deleted policies' series", |samples| {
+            !samples.iter().any(|sample| sample.has(&[("policy_namespace", "x")]))
+        });
         cluster.enforce(&policies());
         for (name, verdict, rule, _) in expected {
             let what = format!("{shape:?}, made anew: {name} {verdict} {rule}");

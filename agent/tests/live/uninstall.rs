@@ -45,12 +45,12 @@ fn uninstall_removes_what_is_ours_and_nothing_else() {
             let node = cluster.bed.node(0).clone();
             // Somebody else's filter, with a qdisc of their own, on a pod's veth and on the uplink.
             for device in [cluster.pod("x/b").veth(), "eth0"] {
-                let tc = |arguments: &str| {
-                    node.namespace().tool("tc", &arguments.split(' ').collect::<Vec<_>>()).unwrap();
-                };
-                tc(&format!("qdisc add dev {device} clsact"));
+                let tc = |arguments: &[&str]| node.namespace().tool("tc", arguments).unwrap();
+                tc(&["qdisc", "add", "dev", device, "clsact"]);
                 for direction in ["ingress", "egress"] {
-                    tc(&format!("filter add dev {device} {direction} prio 7 protocol 0x88b5 matchall action pass"));
+                    // One instruction of classic BPF: return 0, which is no match.
+                    let filter = ["prio", "7", "protocol", "all", "bpf", "bytecode", "1,6 0 0 0"];
+                    tc(&[&["filter", "add", "dev", device, direction][..], &filter].concat());
                 }
             }
             let foreign = programs(&node);
@@ -82,6 +82,7 @@ fn uninstall_removes_what_is_ours_and_nothing_else() {
             // And the agent may come back.
             cluster.agents[0].start();
             assert_eq!(ask(&cluster), Outcome::Timeout, "{context}: installed again");
+            drop(node);
             assert_eq!(leftovers_after(cluster.into_bed()), Vec::<String>::new(), "{context}");
         }
     }
