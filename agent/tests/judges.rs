@@ -46,7 +46,9 @@ fn compare(spec: &ClusterSpec, packets: &[PacketSpec]) -> Result<usize, String> 
         }
         judged += 1;
         if !right.contains(&answer) {
-            return Err(format!("{packet:?}: {journey:?}\nthe evaluator: {right:?}\nthe tables: {answer:?}\nin the cluster {spec:?}"));
+            return Err(format!(
+                "{packet:?}: {journey:?}\nthe evaluator: {right:?}\nthe tables: {answer:?}\nin the cluster {spec:?}"
+            ));
         }
     }
     Ok(judged)

@@ -82,7 +82,7 @@ impl World {
         let (mut dataplane, mut image) = Dataplane::open(&settings)?;
         image.set_seed(0x1234_5678_9abc_def1);
         let hour = 3600 * dataplane.jiffies;
-        image.set_lifetimes(&[hour; 12]);
+        image.set_lifetimes(&[hour; 16]);
 
         let (cluster, local) = cluster(rules)?;
         let node =

@@ -168,12 +168,7 @@ impl Planner {
 
 /// The row of an endpoint: generation and incarnation as before, the rest as its policy says; closed without one.
 #[must_use]
-pub fn endpoint_row(
-    policy: Option<&EndpointPolicy>,
-    before: &EndpointRow,
-    bank: u32,
-    any_source: bool,
-) -> EndpointRow {
+pub fn endpoint_row(policy: Option<&EndpointPolicy>, before: &EndpointRow, bank: u32, any_source: bool) -> EndpointRow {
     let identity =
         EndpointRow { incarnation: before.incarnation, generation: before.generation, bank, ..EndpointRow::default() };
     let Some(policy) = policy else {

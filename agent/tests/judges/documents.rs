@@ -31,7 +31,8 @@ pub(crate) fn namespace_name() -> impl Strategy<Value = &'static str> {
 }
 
 fn labels(keys: &'static [(&'static str, &'static [&'static str])]) -> impl Strategy<Value = Value> {
-    let chosen: Vec<_> = keys.iter().map(|(key, values)| weighted(0.6, select(values.to_vec())).prop_map(|v| (*key, v))).collect();
+    let chosen: Vec<_> =
+        keys.iter().map(|(key, values)| weighted(0.6, select(values.to_vec())).prop_map(|v| (*key, v))).collect();
     chosen.prop_map(|chosen| {
         let set = chosen.into_iter().filter_map(|(key, value)| Some((key.to_owned(), json!(value?))));
         Value::Object(set.collect())
@@ -121,7 +122,8 @@ fn rule(peers: &'static str) -> impl Strategy<Value = Value> {
 
 /// A NetworkPolicy of this name.
 pub(crate) fn policy(name: String) -> impl Strategy<Value = Value> {
-    let types = select(vec![None, Some(json!(["Ingress"])), Some(json!(["Egress"])), Some(json!(["Ingress", "Egress"]))]);
+    let types =
+        select(vec![None, Some(json!(["Ingress"])), Some(json!(["Egress"])), Some(json!(["Ingress", "Egress"]))]);
     (namespace_name(), selector(POD_LABELS), types, list(rule("from"), 3), list(rule("to"), 3)).prop_map(
         move |(namespace, pods, types, ingress, egress)| {
             let fields = [("policyTypes", types), ("ingress", ingress), ("egress", egress)];
@@ -136,9 +138,9 @@ pub(crate) fn policy(name: String) -> impl Strategy<Value = Value> {
 }
 
 pub(crate) fn namespace(name: &'static str) -> impl Strategy<Value = Value> {
-    labels(NAMESPACE_LABELS).prop_map(move |labels| {
-        json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}})
-    })
+    labels(NAMESPACE_LABELS).prop_map(
+        move |labels| json!({"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}),
+    )
 }
 
 /// What a pod is besides an ordinary one.
@@ -155,7 +157,8 @@ fn declared() -> impl Strategy<Value = Value> {
     let sig = weighted(0.3, select(vec![80_u16, 7000])).prop_map(|port| port.map(|n| ("sig", "SCTP", n)));
     (http, dns, sig).prop_map(|(http, dns, sig)| {
         let ports = [http, dns, sig].into_iter().flatten();
-        let ports = ports.map(|(name, protocol, number)| json!({"name": name, "protocol": protocol, "containerPort": number}));
+        let ports =
+            ports.map(|(name, protocol, number)| json!({"name": name, "protocol": protocol, "containerPort": number}));
         ports.collect()
     })
 }
@@ -213,8 +216,8 @@ pub(crate) fn service(number: usize) -> impl Strategy<Value = Vec<Value>> {
     let backends: Vec<String> =
         backends.into_iter().chain(OUTSIDERS.map(str::to_owned)).chain(OWN_ADDRESSES.map(str::to_owned)).collect();
     let slice = weighted(0.4, (subsequence(backends, 0..=4), select(vec![80_u16, 90])));
-    (namespace_name(), families, selector, target, node_port, select(vec!["TCP", "TCP", "UDP"]), external, slice).prop_map(
-        move |(namespace, (v4, v6), selector, target, node_port, protocol, external, slice)| {
+    (namespace_name(), families, selector, target, node_port, select(vec!["TCP", "TCP", "UDP"]), external, slice)
+        .prop_map(move |(namespace, (v4, v6), selector, target, node_port, protocol, external, slice)| {
             let name = format!("s{number}");
             let addresses = [format!("10.96.0.{}", 1 + number), format!("fd00:96::{}", 1 + number)];
             let ips: Vec<String> =
@@ -251,6 +254,5 @@ pub(crate) fn service(number: usize) -> impl Strategy<Value = Vec<Value>> {
                 }));
             }
             documents
-        },
-    )
+        })
 }

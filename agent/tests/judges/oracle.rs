@@ -5,7 +5,8 @@ use std::net::IpAddr;
 
 use portcullis::evaluate::{Evaluator, NodeView, Party, PeerView};
 use portcullis::model::{
-    Backend, Cause, Decision, Direction, Family, NamespaceScope, Pod, Service, ServicePort, TargetPort, Traffic, Verdict,
+    Backend, Cause, Decision, Direction, Family, NamespaceScope, Pod, Service, ServicePort, TargetPort, Traffic,
+    Verdict,
 };
 use portcullis::state::{LocalId, RuleCause, RuleIdentity, ServiceKeyPort};
 use portcullis_common::packet::Drop;
@@ -84,9 +85,8 @@ pub(crate) fn backends(world: &World, frontend: &Frontend) -> Option<Vec<Backend
             let number = match &port.target {
                 TargetPort::Number(number) => Some(*number),
                 TargetPort::Named(name) => {
-                    let declared = |known: &&portcullis::model::NamedPort| {
-                        known.name == *name && known.protocol == port.protocol
-                    };
+                    let declared =
+                        |known: &&portcullis::model::NamedPort| known.name == *name && known.protocol == port.protocol;
                     pod.ports.iter().find(declared).map(|known| known.number)
                 }
             };
@@ -133,9 +133,7 @@ impl<'a> Oracle<'a> {
         let pod = self.pod(id);
         let family = Family::of(&from);
         let view = match source {
-            Source::Local(sender) => {
-                self.nodes.view(pod, Direction::Ingress, Party::Pod(self.pod(sender)), family)
-            }
+            Source::Local(sender) => self.nodes.view(pod, Direction::Ingress, Party::Pod(self.pod(sender)), family),
             Source::Node => self.nodes.view(pod, Direction::Ingress, Party::Address(from), family),
             Source::Outside => match self.party(from) {
                 Party::Pod(peer) => self.nodes.view(pod, Direction::Ingress, Party::Pod(peer), family),

@@ -121,7 +121,8 @@ pub(crate) fn cluster() -> impl Strategy<Value = ClusterSpec> {
     let ranges = select(vec![vec![], vec!["10.96.0.0/16", "fd00:96::/112"]]);
     (namespaces, pods, policies, services, vec(tier(), 0..=2), tiered, ranges).prop_map(
         |(namespaces, pods, policies, services, tiers, tiered, service_ranges)| {
-            let all = documents::nodes().into_iter().chain(namespaces.into_iter().flatten()).chain(pods).chain(policies);
+            let all =
+                documents::nodes().into_iter().chain(namespaces.into_iter().flatten()).chain(pods).chain(policies);
             let documents = all.chain(services.into_iter().flatten()).map(Document).collect();
             ClusterSpec { documents, tiers, tiered, service_ranges }
         },
@@ -207,10 +208,7 @@ impl World {
         let addresses: BTreeSet<IpAddr> = OWN_ADDRESSES.map(|address| address.parse().unwrap()).into();
         let members = cluster.pods.values().filter(|pod| pod.is_member() && pod.node.as_deref() == Some(OWN_NODE));
         let local = members
-            .map(|pod| LocalPod {
-                id: LocalId { pod: pod.key.clone(), uid: pod.uid.clone() },
-                pod: Arc::clone(pod),
-            })
+            .map(|pod| LocalPod { id: LocalId { pod: pod.key.clone(), uid: pod.uid.clone() }, pod: Arc::clone(pod) })
             .collect();
         Self { local, node: NodeFacts { addresses, service_ranges }, cluster }
     }

@@ -113,8 +113,7 @@ fn next_hop(shape: Shape, target: &Host) -> Mac {
     match shape {
         Shape::Bridged => target.mac("eth0").unwrap(),
         Shape::Routed => {
-            let bytes: Vec<u8> =
-                ROUTED_HOST_MAC.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
+            let bytes: Vec<u8> = ROUTED_HOST_MAC.split(':').map(|byte| u8::from_str_radix(byte, 16).unwrap()).collect();
             bytes.try_into().unwrap()
         }
     }

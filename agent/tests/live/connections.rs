@@ -128,7 +128,8 @@ fn connections_end_with_the_policy_that_allowed_them() {
         only_server.push(client_may_reach(Some("b")));
         let mut only_client = servers_admit(Some(&from_client()));
         only_client.push(client_may_reach(None));
-        for (what, denying) in [("denied by the server's policy", only_server), ("denied by the client's", only_client)] {
+        for (what, denying) in [("denied by the server's policy", only_server), ("denied by the client's", only_client)]
+        {
             cluster.enforce(&all_allowed());
             let (streams, flows) = (streams(&cluster), datagrams(&cluster));
             let context = format!("{shape:?}, {what}");

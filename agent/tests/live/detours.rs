@@ -4,9 +4,7 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
-use portcullis_testbed::{
-    ExternalTrafficPolicy, Host, Outcome, Pod, Probe, Protocol, Service, Shape, probe_all,
-};
+use portcullis_testbed::{ExternalTrafficPolicy, Host, Outcome, Pod, Probe, Protocol, Service, Shape, probe_all};
 use serde_json::{Value, json};
 
 use crate::cluster::{LiveCluster, Plan};
@@ -38,7 +36,11 @@ fn judge(context: &str, rows: &[Row], agents: bool) {
         let outcome = if expected && outcome == Outcome::Timeout { again() } else { outcome };
         let right = if expected { matches!(outcome, Outcome::Answered(_)) } else { outcome == Outcome::Timeout };
         if !right {
-            wrong.push(format!("{}: expected {}, got {outcome:?}", row.what, if expected { "an answer" } else { "none" }));
+            wrong.push(format!(
+                "{}: expected {}, got {outcome:?}",
+                row.what,
+                if expected { "an answer" } else { "none" }
+            ));
         }
     }
     assert!(wrong.is_empty(), "{context}, agents {agents}:\n{}", wrong.join("\n"));

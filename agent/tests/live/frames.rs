@@ -82,15 +82,9 @@ pub(crate) fn arp(hop: Hop, operation: u16, sender: (Mac, IpAddr), target: (Mac,
         IpAddr::V4(v4) => v4.octets(),
         IpAddr::V6(_) => panic!("ARP is for IPv4"),
     };
-    let body = [
-        &[0, 1, 8, 0, 6, 4][..],
-        &operation.to_be_bytes(),
-        &sender.0,
-        &four(sender.1),
-        &target.0,
-        &four(target.1),
-    ]
-    .concat();
+    let body =
+        [&[0, 1, 8, 0, 6, 4][..], &operation.to_be_bytes(), &sender.0, &four(sender.1), &target.0, &four(target.1)]
+            .concat();
     ethertype(hop, 0x0806, &body)
 }
 
@@ -118,13 +112,7 @@ pub(crate) fn router_advertisement(hop: Hop, addresses: Addresses, link: Mac) ->
 }
 
 /// A redirect: `destination` is said to be reached by `target`.
-pub(crate) fn redirect(
-    hop: Hop,
-    addresses: Addresses,
-    target: Ipv6Addr,
-    destination: Ipv6Addr,
-    link: Mac,
-) -> Vec<u8> {
+pub(crate) fn redirect(hop: Hop, addresses: Addresses, target: Ipv6Addr, destination: Ipv6Addr, link: Mac) -> Vec<u8> {
     let rest = [&target.octets()[..], &destination.octets()[..], &[2, 1], &link[..]].concat();
     discovery(hop, addresses, 137, [0; 4], &rest)
 }
