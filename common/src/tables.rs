@@ -23,21 +23,16 @@ pub trait Tables: Copy {
     fn endpoint(self, slot: u32) -> u64;
     /// The endpoint row at an index.
     fn row(self, index: u32) -> Option<*const EndpointRow>;
-    /// The value of a narrow row, 0 if it is missing. The programs make it a function that the verifier follows once,
-    /// instead of once for every path that leads to it.
+    /// [`crate::classify::peer_value`]. The programs make it a function that the verifier follows once, instead of once
+    /// for every path that leads to it.
     #[inline(always)]
-    fn narrow_row(self, seed: u64, key: u64) -> u64 {
-        crate::classify::narrow_row(self, seed, key)
+    fn peer_value(self, bank: u32, address: &Address) -> u64 {
+        crate::classify::peer_value(self, crate::classify::seed(self), bank, address)
     }
-    /// The value of a wide row without its tag, 0 if it is missing; likewise.
+    /// [`crate::flow::find_locked`]; likewise.
     #[inline(always)]
-    fn wide_row(self, seed: u64, address: &Address, third: u64) -> u64 {
-        crate::classify::wide_row(self, seed, address.words[0], address.words[1], third)
-    }
-    /// [`crate::flow::find`]; likewise.
-    #[inline(always)]
-    fn find_flow(self, which: u32, owner: u32) -> bool {
-        crate::flow::find(self, which, owner)
+    fn find_flow_locked(self, which: u32, owner: u32) -> bool {
+        crate::flow::find_locked(self, which, owner)
     }
     /// [`crate::flow::store`]; likewise.
     #[inline(always)]
