@@ -183,6 +183,8 @@ mod tests {
     use super::*;
     use crate::layout::{wide, wide_key};
 
+    type Key<'a> = &'a dyn Fn(u32) -> [u64; 3];
+
     /// The fullest of 1,024 buckets for these hashes' low bits.
     fn fullest(hashes: impl Iterator<Item = u64>) -> usize {
         let mut load = [0; 1024];
@@ -197,7 +199,7 @@ mod tests {
             let v4 = |i: u32| Address::v4((0x0a01_0000 + i).to_be()).words;
             let v6 = |i: u32| Address::v6([0x2001_0db8_u32.to_be(), 0, 0, i.to_be()]).words;
             let peer = wide_key(wide::PEER, 0, 0, 0);
-            let rows: [(&str, &dyn Fn(u32) -> [u64; 3]); 5] = [
+            let rows: [(&str, Key<'_>); 5] = [
                 ("IPv4 peers", &|i| [v4(i)[0], v4(i)[1], peer]),
                 ("IPv6 peers", &|i| [v6(i)[0], v6(i)[1], peer]),
                 ("IPv4 /24s", &|i| [v4(i << 8)[0], v4(i << 8)[1], peer]),
