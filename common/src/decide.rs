@@ -4,8 +4,8 @@
 //! the destination), `to_pod` and `to_uplink` judge deferred egress, and `to_pod` judges ingress by the true source.
 
 use crate::address::Address;
-use crate::classify::{EndpointView, endpoint_slot, interface, peer_value, seed};
-use crate::flow::{FlowEntry, FlowKey, advance, state};
+use crate::classify::{EndpointView, endpoint_slot, interface};
+use crate::flow::{self, FlowEntry, FlowKey, advance, state};
 use crate::layout::{
     VerdictWord, endpoint_flag, interface_kind, interface_kind_of, interface_slot_of, node_flag, peer,
 };
@@ -65,7 +65,7 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
         return Err(Drop::TUNNEL);
     }
     // SAFETY: as above.
-    judge_outgoing(t, packet, &endpoint, headers, unsafe { &mut (*work).flows[OWN as usize] })
+    judge_outgoing(t, packet, &endpoint, headers, unsafe { &raw mut (*work).flows[OWN as usize] })
 }
 
 /// What is not IP with readable headers: honest discovery passes, the rest only from a pod that nothing restricts.
@@ -77,7 +77,7 @@ fn judge_other<T: Tables>(t: T, endpoint: &EndpointView, shape: Shape, source: A
         Shape::DISCOVERY => {
             let honest = source.same(own)
                 || source.same(Address::UNSPECIFIED)
-                || source.is_link_local() && peer_value(t, seed(t), endpoint.bank, &source) & peer::OWN_NODE == 0;
+                || source.is_link_local() && t.peer_value(endpoint.bank, &source) & peer::OWN_NODE == 0;
             accept(!checks || honest, Drop::DISCOVERY)
         }
         Shape::ROUTER => Err(Drop::ROUTER),
@@ -91,11 +91,18 @@ fn judge_outgoing<T: Tables>(
     packet: &mut Packet,
     endpoint: &EndpointView,
     headers: &Headers,
-    flow: &mut FlowEntry,
+    flow: *mut FlowEntry,
 ) -> Outcome {
-    flow.key = FlowKey::new(headers, true);
-    flow.incarnation = endpoint.incarnation;
-    if t.find_flow(OWN, endpoint.slot) && !headers.opens {
+    // SAFETY: the working memory is this decision's own. A reference is made only after the look-up, which fills the flow
+    // in through the tables.
+    unsafe {
+        (*flow).key = FlowKey::new(headers, true);
+        (*flow).incarnation = endpoint.incarnation;
+    }
+    let found = flow::find(t, OWN, endpoint.slot);
+    // SAFETY: as above.
+    let flow = unsafe { &mut *flow };
+    if found && !headers.opens {
         let known = flow.state;
         if known & state::INGRESS != 0 {
             // A reply. Where it reverses a flow that was deferred at another pod's veth, its exit has recorded that.
@@ -112,22 +119,25 @@ fn judge_outgoing<T: Tables>(
                 }
                 flow.revision = endpoint.revision;
                 flow.rule = verdict.rule();
+                t.count(flow.rule, packet.length);
                 t.store_flow(OWN, endpoint.slot);
-            } else if flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
+                return Ok(());
             }
             t.count(flow.rule, packet.length);
+            if flow.state != known {
+                t.store_flow(OWN, endpoint.slot);
+            }
             return Ok(());
         }
         if flow.revision == endpoint.revision {
             flow.state = advance(known, headers, false);
-            if flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
-            }
             if known & state::DEFERRED != 0 {
                 packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
             } else {
                 t.count(flow.rule, packet.length);
+            }
+            if flow.state != known {
+                t.store_flow(OWN, endpoint.slot);
             }
             return Ok(());
         }
@@ -198,7 +208,7 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
         }
     }
     // SAFETY: as above.
-    let flow = unsafe { &mut (*work).flows[OWN as usize] };
+    let flow = unsafe { &raw mut (*work).flows[OWN as usize] };
     judge_incoming(t, packet, &endpoint, headers, flow, stamp, sender)
 }
 
@@ -208,19 +218,26 @@ fn judge_incoming<T: Tables>(
     packet: &Packet,
     endpoint: &EndpointView,
     headers: &Headers,
-    flow: &mut FlowEntry,
+    flow: *mut FlowEntry,
     stamp: Stamp,
     sender: u32,
 ) -> Outcome {
-    flow.key = FlowKey::new(headers, false);
-    flow.incarnation = endpoint.incarnation;
+    // SAFETY: the working memory is this decision's own. A reference is made only after the look-up, which fills the flow
+    // in through the tables.
+    unsafe {
+        (*flow).key = FlowKey::new(headers, false);
+        (*flow).incarnation = endpoint.incarnation;
+    }
     let from_node = stamp.is_none() && packet.ingress_ifindex == 0;
     let sender = if sender == NOBODY { None } else { EndpointView::of(t, sender) };
     let provenance = match &sender {
         Some(sender) => Stamp::judged(sender.slot, sender.generation).provenance(),
         None => stamp.provenance(),
     };
-    if t.find_flow(OWN, endpoint.slot) && !headers.opens {
+    let found = flow::find(t, OWN, endpoint.slot);
+    // SAFETY: as above.
+    let flow = unsafe { &mut *flow };
+    if found && !headers.opens {
         let known = flow.state;
         if known & state::INGRESS == 0 {
             let current = flow.revision == endpoint.revision;

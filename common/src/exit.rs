@@ -1,7 +1,7 @@
 //! A pod's egress judged where the packet leaves, and what is remembered of that for replies.
 
 use crate::classify::EndpointView;
-use crate::flow::{CONFIRMED, FlowKey, advance, state};
+use crate::flow::{self, CONFIRMED, FlowKey, advance, state};
 use crate::packet::Drop;
 use crate::stamp::Stamp;
 use crate::tables::Tables;
@@ -26,7 +26,7 @@ pub fn judge<T: Tables>(t: T, sender: u32, deferred: bool, length: u32) -> Drop 
         (*flow).incarnation = endpoint.incarnation;
         // A packet that was judged at neither hook may be a reply; a deferred one never is.
         let other = if deferred { state::INGRESS | state::DEFERRED } else { state::DEFERRED };
-        if t.find_flow(OTHER, sender)
+        if flow::find(t, OTHER, sender)
             && !(*headers).opens
             && (*flow).revision == endpoint.revision
             && (*flow).state & other == 0
@@ -65,7 +65,7 @@ pub fn confirms<T: Tables>(t: T) -> bool {
         // In this table `peer` is where the reply goes to and `local` where it comes from.
         (*flow).key = FlowKey::new(&*headers, true);
         (*flow).incarnation = 0;
-        if !t.find_flow(OTHER, CONFIRMED) {
+        if !flow::find(t, OTHER, CONFIRMED) {
             return false;
         }
         let slot = Stamp((*flow).provenance).slot();

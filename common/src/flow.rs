@@ -237,8 +237,20 @@ pub fn find<T: Tables>(t: T, which: u32, owner: u32) -> bool {
                 return outcome;
             }
         }
-        find_locked(t, bucket, tag, flow, node, now)
     }
+    t.find_flow_locked(which, owner)
+}
+
+/// [`find`] under the bucket's lock: what it falls back on.
+#[inline(always)]
+pub fn find_locked<T: Tables>(t: T, which: u32, owner: u32) -> bool {
+    let (Some(node), Some(work)) = (t.node(), t.work()) else { return false };
+    // SAFETY: the working memory's.
+    let flow = unsafe { &raw mut (*work).flows[which as usize & 1] };
+    let hash = hash_of(t, flow);
+    let Some(bucket) = bucket_of(t, owner, hash) else { return false };
+    // SAFETY: every pointer is a table's or the working memory's.
+    unsafe { look_locked(t, bucket, tag_of(hash), flow, node, t.now()) }
 }
 
 /// Looks without the lock; what is found counts only if no writer was at work meanwhile.
@@ -292,7 +304,7 @@ unsafe fn clear(flow: *mut FlowEntry) {
 }
 
 #[inline(always)]
-unsafe fn find_locked<T: Tables>(
+unsafe fn look_locked<T: Tables>(
     t: T,
     bucket: *mut FlowBucket,
     tag: u16,

@@ -23,21 +23,16 @@ pub trait Tables: Copy {
     fn endpoint(self, slot: u32) -> u64;
     /// The endpoint row at an index.
     fn row(self, index: u32) -> Option<*const EndpointRow>;
-    /// The value of a narrow row, 0 if it is missing. The programs make it a function that the verifier follows once,
-    /// instead of once for every path that leads to it.
+    /// [`crate::classify::peer_value`]. The programs make it a function that the verifier follows once, instead of once
+    /// for every path that leads to it.
     #[inline(always)]
-    fn narrow_row(self, seed: u64, key: u64) -> u64 {
-        crate::classify::narrow_row(self, seed, key)
+    fn peer_value(self, bank: u32, address: &Address) -> u64 {
+        crate::classify::peer_value(self, crate::classify::seed(self), bank, address)
     }
-    /// The value of a wide row without its tag, 0 if it is missing; likewise.
+    /// [`crate::flow::find_locked`]; likewise.
     #[inline(always)]
-    fn wide_row(self, seed: u64, address: &Address, third: u64) -> u64 {
-        crate::classify::wide_row(self, seed, address.words[0], address.words[1], third)
-    }
-    /// [`crate::flow::find`]; likewise.
-    #[inline(always)]
-    fn find_flow(self, which: u32, owner: u32) -> bool {
-        crate::flow::find(self, which, owner)
+    fn find_flow_locked(self, which: u32, owner: u32) -> bool {
+        crate::flow::find_locked(self, which, owner)
     }
     /// [`crate::flow::store`]; likewise.
     #[inline(always)]
@@ -188,6 +183,8 @@ mod tests {
     use super::*;
     use crate::layout::{wide, wide_key};
 
+    type Key<'a> = &'a dyn Fn(u32) -> [u64; 3];
+
     /// The fullest of 1,024 buckets for these hashes' low bits.
     fn fullest(hashes: impl Iterator<Item = u64>) -> usize {
         let mut load = [0; 1024];
@@ -202,7 +199,7 @@ mod tests {
             let v4 = |i: u32| Address::v4((0x0a01_0000 + i).to_be()).words;
             let v6 = |i: u32| Address::v6([0x2001_0db8_u32.to_be(), 0, 0, i.to_be()]).words;
             let peer = wide_key(wide::PEER, 0, 0, 0);
-            let rows: [(&str, &dyn Fn(u32) -> [u64; 3]); 5] = [
+            let rows: [(&str, Key<'_>); 5] = [
                 ("IPv4 peers", &|i| [v4(i)[0], v4(i)[1], peer]),
                 ("IPv6 peers", &|i| [v6(i)[0], v6(i)[1], peer]),
                 ("IPv4 /24s", &|i| [v4(i << 8)[0], v4(i << 8)[1], peer]),
