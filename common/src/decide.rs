@@ -54,7 +54,7 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     let own = endpoint.address(t, headers.v4);
     let checks = endpoint.checks_addresses();
     if shape != Shape::IP {
-        return judge_other(t, &endpoint, shape, headers.source, own);
+        return judge_other(t, packet, &endpoint, shape, headers, own);
     }
     if checks && !headers.source.same(own) {
         return Err(Drop::SOURCE);
@@ -70,17 +70,32 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
 
 /// What is not IP with readable headers: honest discovery passes, the rest only from a pod that nothing restricts.
 #[inline(always)]
-fn judge_other<T: Tables>(t: T, endpoint: &EndpointView, shape: Shape, source: Address, own: Address) -> Outcome {
+fn judge_other<T: Tables>(
+    t: T,
+    packet: &mut Packet,
+    endpoint: &EndpointView,
+    shape: Shape,
+    headers: &Headers,
+    own: Address,
+) -> Outcome {
     let checks = endpoint.checks_addresses();
+    let source = headers.source;
     match shape {
         Shape::ARP => accept(!checks || source.same(Address::v4(0)) || source.same(own), Drop::DISCOVERY),
         Shape::DISCOVERY => {
+            let to = headers.destination;
+            if !to.is_multicast(false) && !to.is_link_local() {
+                // It may be a neighbour on the same bridge. If it is routed, its hop limit falls and it is ordinary traffic:
+                // then the exit judges it.
+                packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
+            }
             let honest = source.same(own)
                 || source.same(Address::UNSPECIFIED)
                 || source.is_link_local() && t.peer_value(endpoint.bank, &source) & peer::OWN_NODE == 0;
             accept(!checks || honest, Drop::DISCOVERY)
         }
         Shape::ROUTER => Err(Drop::ROUTER),
+        Shape::FRAGMENT | Shape::EXTENSION if checks && !source.same(own) => Err(Drop::SOURCE),
         _ => accept(!endpoint.is_enforced(), shape.why()),
     }
 }
@@ -142,6 +157,9 @@ fn judge_outgoing<T: Tables>(
             return Ok(());
         }
         t.note(Event::Rejudged);
+    } else if !headers.opens && has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms() {
+        // A reply whose flow has given way to others here is still one for its client.
+        packet.stamp = packet.stamp.with_reply();
     }
     let verdict = t.egress(endpoint.slot, headers.destination, Asked::opener(headers));
     if !verdict.allows() {
@@ -336,7 +354,7 @@ fn rejudge_own_flow<T: Tables>(
 /// judged here, and what lost its stamp.
 #[inline(always)]
 pub fn to_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> Outcome {
-    let stamp = core::mem::take(&mut packet.stamp);
+    let stamp = packet.stamp;
     if !stamp.is_none() && !stamp.is_deferred() {
         return Ok(());
     }
@@ -352,7 +370,15 @@ pub fn to_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -
         return accept(harmless, shape.why());
     }
     let outcome = t.judge_exit(sender, stamp.is_deferred(), packet.length);
+    // It may leave through a second device, below a VLAN's or a bond's, and the kernel still calls the pod's veth the last
+    // that received it: without a stamp it would be judged again, as what it no longer is.
+    packet.stamp = if stamp.is_deferred() { Stamp(stamp.provenance()) } else { judged_stamp(t, sender) };
     accept(outcome.0 == 0, outcome)
+}
+
+#[inline(always)]
+fn judged_stamp<T: Tables>(t: T, slot: u32) -> Stamp {
+    EndpointView::of(t, slot).map_or(Stamp::NONE, |endpoint| Stamp::judged(slot, endpoint.generation))
 }
 
 /// A packet enters the host elsewhere than from an endpoint: tc ingress of an exit. Nothing is dropped here.

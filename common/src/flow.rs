@@ -184,9 +184,9 @@ unsafe fn expired(node: *const NodeConfig, state: u16, last_seen: u32, now: u32)
     let index = (state >> state::LIFETIME & 0xf) as usize;
     // SAFETY: the caller's pointer is a table's; the index is below the length.
     let lifetime = unsafe { read(&raw const (*node).lifetimes[index]) };
-    // Jiffies wrap: what is less than half the range ahead of now was touched by another CPU meanwhile.
+    // Jiffies wrap: what seems to be a moment ahead of now was touched by another CPU meanwhile.
     let idle = now.wrapping_sub(last_seen);
-    idle > lifetime && idle < u32::MAX / 2
+    idle > lifetime && idle.wrapping_add(AHEAD) >= AHEAD
 }
 
 #[inline(always)]
@@ -392,6 +392,8 @@ pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
     }
 }
 
+/// Jiffies that an entry may seem to be ahead of the time that a program has read.
+const AHEAD: u32 = 1 << 16;
 /// Scores, above 32 bits of idle time and 3 of the way: the entry itself, a free way, an expired one, one never answered.
 const SAME: u64 = 1 << 38;
 const FREE: u64 = 1 << 37;
@@ -407,7 +409,8 @@ unsafe fn score(node: *const NodeConfig, known: *const FlowEntry, tag: u16, now:
         let lifetime = read(&raw const (*node).lifetimes[index]);
         let idle = now.wrapping_sub(read(&raw const (*known).last_seen));
         // Seen after `now` was read, by another CPU: not idle at all.
-        let idle = idle & !0_u32.wrapping_sub(idle >> 31);
+        let ahead = ((u64::from(idle) + u64::from(AHEAD)) >> 32) as u32;
+        let idle = idle & ahead.wrapping_sub(1);
         let free = u64::from(u32::from(tag).wrapping_sub(1) >> 31);
         let expired = u64::from(lifetime).wrapping_sub(u64::from(idle)) >> 63;
         let unanswered = u64::from(!known_state >> 3 & 1);

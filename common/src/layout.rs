@@ -272,8 +272,9 @@ pub const fn wide_key(kind: u64, bank: u32, protocol: u8, port: u16) -> u64 {
     kind << 56 | (bank as u64 & 0xff) << 48 | (protocol as u64) << 16 | port as u64
 }
 
-/// Banks: a new agent builds a second set of address, range and port tables beside the one in force.
-pub const BANKS: u32 = 2;
+/// Banks: a new agent builds another set of address, range and port tables beside the one in force; there are more than
+/// two, since an agent may be stopped while endpoints are in two of them.
+pub const BANKS: u32 = 4;
 /// Ports in one element of the port table.
 pub const CHUNK: usize = 256;
 /// Elements of the port table for one bank: 256 for each of TCP, UDP, SCTP, ICMP and ICMPv6, and one for the numbers of

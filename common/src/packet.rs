@@ -58,6 +58,10 @@ impl Shape {
     pub const DISCOVERY: Self = Self(101);
     /// A router advertisement or redirect.
     pub const ROUTER: Self = Self(102);
+    /// [`Drop::FRAGMENT`]; the addresses are known.
+    pub const FRAGMENT: Self = Self(7);
+    /// [`Drop::EXTENSION`]; the addresses are known.
+    pub const EXTENSION: Self = Self(8);
 
     /// Not judgeable, for this reason.
     #[inline(always)]
@@ -156,6 +160,8 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// Whether the packet is IPv4.
     pub v4: bool,
+    /// The hop limit of IPv6; 0 for IPv4, where nothing asks.
+    pub hop_limit: u8,
     /// Whether the packet opens a flow (TCP SYN without ACK, SCTP INIT, echo request): it is always judged as new, and
     /// never rides on what the other side opened.
     pub opens: bool,
@@ -323,6 +329,7 @@ impl Headers {
         self.destination = Address::v6([header[6], header[7], header[8], header[9]]);
         self.protocol = (second >> 8) as u8;
         let payload = (second >> 16) as usize;
+        self.hop_limit = second as u8;
         match self.protocol {
             // Hop-by-hop options carry MLD's router alert (RFC 3810 section 5), so that one is followed.
             0 => self.parse_hop_by_hop(frame, link + 40, payload),
@@ -411,15 +418,17 @@ impl Headers {
             }
             // RFC 4861: router advertisement, redirect.
             134 | 137 => Shape::ROUTER,
-            // Router solicitation, neighbour solicitation; MLD (RFC 2710, RFC 3810).
-            130..=133 | 135 | 143 => Shape::DISCOVERY,
-            136 => match frame.load::<[u32; 4]>(offset + 8) {
+            // RFC 4861: router and neighbour solicitation count only with a hop limit that no router has lowered.
+            133 | 135 if self.hop_limit == 255 => Shape::DISCOVERY,
+            136 if self.hop_limit == 255 => match frame.load::<[u32; 4]>(offset + 8) {
                 Some(target) => {
                     self.source = Address::v6(target);
                     Shape::DISCOVERY
                 }
                 None => Shape::bad(Drop::MALFORMED),
             },
+            // MLD goes to multicast groups with a hop limit of 1 (RFC 2710, RFC 3810).
+            130..=132 | 143 if self.hop_limit == 1 && self.destination.is_multicast(false) => Shape::DISCOVERY,
             _ => Shape::IP,
         }
     }
