@@ -187,7 +187,8 @@ impl Agent {
         match outcome {
             Ok(()) => {
                 self.tell(begun);
-                self.reconciler.wants_another().then_some(SETTLE)
+                let retry = self.reconciler.unattached().map(|_| RETRY);
+                self.reconciler.wants_another().then_some(SETTLE).or(retry)
             }
             Err(error) => {
                 tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
@@ -213,7 +214,10 @@ impl Agent {
     fn readiness(&self) -> Readiness {
         let health = self.reconciler.health();
         match &health.last_error {
-            None if health.synced => Readiness::Ready,
+            None if health.synced => match self.reconciler.unattached() {
+                Some(reason) => Readiness::NotReady(reason.clone()),
+                None => Readiness::Ready,
+            },
             None => Readiness::NotReady("nothing has been enforced yet".into()),
             Some(error) => Readiness::NotReady(error.clone()),
         }

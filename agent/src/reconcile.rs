@@ -83,6 +83,8 @@ pub struct Reconciler {
     bank: u32,
     /// Rows of the agent before are still in the tables.
     leftovers: bool,
+    /// Counters of rules that the agent before knew and this one does not.
+    stale_rules: Vec<u32>,
     /// What the tables of our bank hold.
     known: Flat,
     slots: Slots,
@@ -123,6 +125,7 @@ impl Reconciler {
             node: NodeFacts::default(),
             bank: 0,
             leftovers: false,
+            stale_rules: Vec::new(),
             known: Flat::default(),
             slots: Slots::default(),
             rules: RuleTable::default(),
@@ -169,6 +172,12 @@ impl Reconciler {
     #[must_use]
     pub const fn wants_another(&self) -> bool {
         self.settling
+    }
+
+    /// Devices that programs could not be put on, which is tried again.
+    #[must_use]
+    pub fn unattached(&self) -> Option<&String> {
+        self.devices.failures.values().next()
     }
 
     /// One pass.

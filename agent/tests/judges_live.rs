@@ -1,1 +1,29 @@
-//! The third judge.
+//! The evaluator, `decide` over compiled tables and the loaded programs give the same verdict by the same rule, for random
+//! clusters and packets. Needs root.
+
+#[path = "judges/compare.rs"]
+mod compare;
+#[path = "judges/documents.rs"]
+mod documents;
+#[path = "judges/hooks.rs"]
+mod hooks;
+#[path = "judges/journey.rs"]
+mod journey;
+#[path = "judges/kernel.rs"]
+mod kernel;
+#[path = "judges/oracle.rs"]
+mod oracle;
+#[path = "judges/packets.rs"]
+mod packets;
+#[path = "judges/world.rs"]
+mod world;
+
+use compare::{Court, judge_random_clusters};
+use kernel::Programs;
+
+#[test]
+fn three_judges_agree() {
+    let judged = judge_random_clusters(Court::new(Some(Programs::load())), 150);
+    println!("{judged} packets were judged");
+    assert!(judged >= 1_000, "only {judged} packets were judged");
+}

@@ -60,7 +60,8 @@ pub fn narrow_row<T: Tables>(t: T, seed: u64, key: u64) -> u64 {
 
 /// The value of a wide row without its tag, 0 if it is missing.
 #[inline(always)]
-pub fn wide_row<T: Tables>(t: T, seed: u64, first: u64, second: u64, third: u64) -> u64 {
+pub fn wide_row<T: Tables>(t: T, seed: u64, address: &Address, third: u64) -> u64 {
+    let [first, second] = address.words;
     let hash = wide_hash(seed, &[first, second, third]);
     let buckets = wide_buckets(hash);
     let tag = wide_tag(hash);
@@ -95,7 +96,7 @@ pub fn wide_row<T: Tables>(t: T, seed: u64, first: u64, second: u64, third: u64)
 /// range, or else nothing: class 0.
 #[inline(always)]
 pub fn peer_value<T: Tables>(t: T, seed: u64, bank: u32, address: &Address) -> u64 {
-    let exact = t.wide_row(seed, address, wide_key(wide::PEER, bank, 0, 0));
+    let exact = wide_row(t, seed, address, wide_key(wide::PEER, bank, 0, 0));
     if exact != 0 { exact } else { t.range(bank, address) }
 }
 
@@ -103,15 +104,15 @@ pub fn peer_value<T: Tables>(t: T, seed: u64, bank: u32, address: &Address) -> u
 #[inline(always)]
 pub fn classify<T: Tables>(t: T, seed: u64, question: &Question) -> VerdictWord {
     let kind = if question.itself { narrow::PROFILE_ITSELF } else { narrow::PROFILE };
-    let mut profile = t.narrow_row(seed, narrow_key(kind, question.set, peer::number(question.peer)));
+    let mut profile = narrow_row(t, seed, narrow_key(kind, question.set, peer::number(question.peer)));
     if profile == 0 {
-        profile = t.narrow_row(seed, narrow_key(narrow::SET_DEFAULT, question.set, 0));
+        profile = narrow_row(t, seed, narrow_key(narrow::SET_DEFAULT, question.set, 0));
     }
     let (element, place) = port_place(question.bank, question.protocol, question.port);
     let class = t.port_class(element, place);
-    let mut verdict = t.narrow_row(seed, narrow_key(narrow::VERDICT, profile as u32, class as u32));
+    let mut verdict = narrow_row(t, seed, narrow_key(narrow::VERDICT, profile as u32, class as u32));
     if verdict == 0 {
-        verdict = t.narrow_row(seed, narrow_key(narrow::PROFILE_DEFAULT, profile as u32, 0));
+        verdict = narrow_row(t, seed, narrow_key(narrow::PROFILE_DEFAULT, profile as u32, 0));
     }
     if verdict == 0 {
         t.note(Event::RowMissing);
@@ -147,15 +148,15 @@ pub fn service_reach<T: Tables>(
     protocol: u8,
     port: u16,
 ) -> u64 {
-    let service = t.wide_row(seed, address, wide_key(wide::SERVICE, row.bank, protocol, port));
+    let service = wide_row(t, seed, address, wide_key(wide::SERVICE, row.bank, protocol, port));
     if service == 0 {
         return reach::PART;
     }
-    let named = t.narrow_row(seed, narrow_key(narrow::REACH, row.egress, peer::number(service)));
+    let named = narrow_row(t, seed, narrow_key(narrow::REACH, row.egress, peer::number(service)));
     if named != 0 {
         return named;
     }
-    let default = t.narrow_row(seed, narrow_key(narrow::REACH_DEFAULT, row.egress, 0));
+    let default = narrow_row(t, seed, narrow_key(narrow::REACH_DEFAULT, row.egress, 0));
     if default == 0 { reach::PART } else { default }
 }
 

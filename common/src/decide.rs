@@ -4,8 +4,8 @@
 //! the destination), `to_pod` and `to_uplink` judge deferred egress, and `to_pod` judges ingress by the true source.
 
 use crate::address::Address;
-use crate::classify::{EndpointView, endpoint_slot, interface, peer_value, seed};
-use crate::flow::{FlowEntry, FlowKey, advance, state};
+use crate::classify::{EndpointView, endpoint_slot, interface};
+use crate::flow::{self, FlowEntry, FlowKey, advance, state};
 use crate::layout::{
     VerdictWord, endpoint_flag, interface_kind, interface_kind_of, interface_slot_of, node_flag, peer,
 };
@@ -54,7 +54,7 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     let own = endpoint.address(t, headers.v4);
     let checks = endpoint.checks_addresses();
     if shape != Shape::IP {
-        return judge_other(t, &endpoint, shape, headers.source, own);
+        return judge_other(t, packet, &endpoint, shape, headers, own);
     }
     if checks && !headers.source.same(own) {
         return Err(Drop::SOURCE);
@@ -65,22 +65,37 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
         return Err(Drop::TUNNEL);
     }
     // SAFETY: as above.
-    judge_outgoing(t, packet, &endpoint, headers, unsafe { &mut (*work).flows[OWN as usize] })
+    judge_outgoing(t, packet, &endpoint, headers, unsafe { &raw mut (*work).flows[OWN as usize] })
 }
 
 /// What is not IP with readable headers: honest discovery passes, the rest only from a pod that nothing restricts.
 #[inline(always)]
-fn judge_other<T: Tables>(t: T, endpoint: &EndpointView, shape: Shape, source: Address, own: Address) -> Outcome {
+fn judge_other<T: Tables>(
+    t: T,
+    packet: &mut Packet,
+    endpoint: &EndpointView,
+    shape: Shape,
+    headers: &Headers,
+    own: Address,
+) -> Outcome {
     let checks = endpoint.checks_addresses();
+    let source = headers.source;
     match shape {
         Shape::ARP => accept(!checks || source.same(Address::v4(0)) || source.same(own), Drop::DISCOVERY),
         Shape::DISCOVERY => {
+            let to = headers.destination;
+            if !to.is_multicast(false) && !to.is_link_local() {
+                // It may be a neighbour on the same bridge. If it is routed, its hop limit falls and it is ordinary traffic:
+                // then the exit judges it.
+                packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
+            }
             let honest = source.same(own)
                 || source.same(Address::UNSPECIFIED)
-                || source.is_link_local() && peer_value(t, seed(t), endpoint.bank, &source) & peer::OWN_NODE == 0;
+                || source.is_link_local() && t.peer_value(endpoint.bank, &source) & peer::OWN_NODE == 0;
             accept(!checks || honest, Drop::DISCOVERY)
         }
         Shape::ROUTER => Err(Drop::ROUTER),
+        Shape::FRAGMENT | Shape::EXTENSION if checks && !source.same(own) => Err(Drop::SOURCE),
         _ => accept(!endpoint.is_enforced(), shape.why()),
     }
 }
@@ -91,11 +106,18 @@ fn judge_outgoing<T: Tables>(
     packet: &mut Packet,
     endpoint: &EndpointView,
     headers: &Headers,
-    flow: &mut FlowEntry,
+    flow: *mut FlowEntry,
 ) -> Outcome {
-    flow.key = FlowKey::new(headers, true);
-    flow.incarnation = endpoint.incarnation;
-    if t.find_flow(OWN, endpoint.slot) && !headers.opens {
+    // SAFETY: the working memory is this decision's own. A reference is made only after the look-up, which fills the flow
+    // in through the tables.
+    unsafe {
+        (*flow).key = FlowKey::new(headers, true);
+        (*flow).incarnation = endpoint.incarnation;
+    }
+    let found = flow::find(t, OWN, endpoint.slot);
+    // SAFETY: as above.
+    let flow = unsafe { &mut *flow };
+    if found && !headers.opens {
         let known = flow.state;
         if known & state::INGRESS != 0 {
             // A reply. Where it reverses a flow that was deferred at another pod's veth, its exit has recorded that.
@@ -112,26 +134,32 @@ fn judge_outgoing<T: Tables>(
                 }
                 flow.revision = endpoint.revision;
                 flow.rule = verdict.rule();
+                t.count(flow.rule, packet.length);
                 t.store_flow(OWN, endpoint.slot);
-            } else if flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
+                return Ok(());
             }
             t.count(flow.rule, packet.length);
+            if flow.state != known {
+                t.store_flow(OWN, endpoint.slot);
+            }
             return Ok(());
         }
         if flow.revision == endpoint.revision {
             flow.state = advance(known, headers, false);
-            if flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
-            }
             if known & state::DEFERRED != 0 {
                 packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
             } else {
                 t.count(flow.rule, packet.length);
             }
+            if flow.state != known {
+                t.store_flow(OWN, endpoint.slot);
+            }
             return Ok(());
         }
         t.note(Event::Rejudged);
+    } else if !headers.opens && has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms() {
+        // A reply whose flow has given way to others here is still one for its client.
+        packet.stamp = packet.stamp.with_reply();
     }
     let verdict = t.egress(endpoint.slot, headers.destination, Asked::opener(headers));
     if !verdict.allows() {
@@ -198,7 +226,7 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
         }
     }
     // SAFETY: as above.
-    let flow = unsafe { &mut (*work).flows[OWN as usize] };
+    let flow = unsafe { &raw mut (*work).flows[OWN as usize] };
     judge_incoming(t, packet, &endpoint, headers, flow, stamp, sender)
 }
 
@@ -208,19 +236,26 @@ fn judge_incoming<T: Tables>(
     packet: &Packet,
     endpoint: &EndpointView,
     headers: &Headers,
-    flow: &mut FlowEntry,
+    flow: *mut FlowEntry,
     stamp: Stamp,
     sender: u32,
 ) -> Outcome {
-    flow.key = FlowKey::new(headers, false);
-    flow.incarnation = endpoint.incarnation;
+    // SAFETY: the working memory is this decision's own. A reference is made only after the look-up, which fills the flow
+    // in through the tables.
+    unsafe {
+        (*flow).key = FlowKey::new(headers, false);
+        (*flow).incarnation = endpoint.incarnation;
+    }
     let from_node = stamp.is_none() && packet.ingress_ifindex == 0;
     let sender = if sender == NOBODY { None } else { EndpointView::of(t, sender) };
     let provenance = match &sender {
         Some(sender) => Stamp::judged(sender.slot, sender.generation).provenance(),
         None => stamp.provenance(),
     };
-    if t.find_flow(OWN, endpoint.slot) && !headers.opens {
+    let found = flow::find(t, OWN, endpoint.slot);
+    // SAFETY: as above.
+    let flow = unsafe { &mut *flow };
+    if found && !headers.opens {
         let known = flow.state;
         if known & state::INGRESS == 0 {
             let current = flow.revision == endpoint.revision;
@@ -319,7 +354,7 @@ fn rejudge_own_flow<T: Tables>(
 /// judged here, and what lost its stamp.
 #[inline(always)]
 pub fn to_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> Outcome {
-    let stamp = core::mem::take(&mut packet.stamp);
+    let stamp = packet.stamp;
     if !stamp.is_none() && !stamp.is_deferred() {
         return Ok(());
     }
@@ -335,7 +370,15 @@ pub fn to_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -
         return accept(harmless, shape.why());
     }
     let outcome = t.judge_exit(sender, stamp.is_deferred(), packet.length);
+    // It may leave through a second device, below a VLAN's or a bond's, and the kernel still calls the pod's veth the last
+    // that received it: without a stamp it would be judged again, as what it no longer is.
+    packet.stamp = if stamp.is_deferred() { Stamp(stamp.provenance()) } else { judged_stamp(t, sender) };
     accept(outcome.0 == 0, outcome)
+}
+
+#[inline(always)]
+fn judged_stamp<T: Tables>(t: T, slot: u32) -> Stamp {
+    EndpointView::of(t, slot).map_or(Stamp::NONE, |endpoint| Stamp::judged(slot, endpoint.generation))
 }
 
 /// A packet enters the host elsewhere than from an endpoint: tc ingress of an exit. Nothing is dropped here.

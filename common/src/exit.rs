@@ -1,8 +1,8 @@
 //! A pod's egress judged where the packet leaves, and what is remembered of that for replies.
 
 use crate::classify::EndpointView;
-use crate::flow::{CONFIRMED, FlowKey, advance, state};
-use crate::packet::Drop;
+use crate::flow::{self, CONFIRMED, FlowEntry, FlowKey, advance, state};
+use crate::packet::{Drop, Headers};
 use crate::stamp::Stamp;
 use crate::tables::Tables;
 use crate::verdict::Asked;
@@ -26,31 +26,54 @@ pub fn judge<T: Tables>(t: T, sender: u32, deferred: bool, length: u32) -> Drop 
         (*flow).incarnation = endpoint.incarnation;
         // A packet that was judged at neither hook may be a reply; a deferred one never is.
         let other = if deferred { state::INGRESS | state::DEFERRED } else { state::DEFERRED };
-        if t.find_flow(OTHER, sender)
+        let known = flow::find(t, OTHER, sender)
             && !(*headers).opens
             && (*flow).revision == endpoint.revision
-            && (*flow).state & other == 0
-        {
+            && (*flow).state & other == 0;
+        if known {
             t.count((*flow).rule, length);
-            return Drop(0);
+            if !deferred {
+                return Drop(0);
+            }
+        } else {
+            let verdict = t.egress(sender, (*headers).destination, Asked::opener(&*headers).at_exit());
+            t.count(verdict.rule(), length);
+            if !verdict.allows() {
+                return Drop::POLICY;
+            }
+            crate::decide::begin(&mut *flow, &*headers, endpoint.revision);
+            (*flow).rule = verdict.rule();
+            (*flow).provenance = Stamp::judged(sender, endpoint.generation).provenance();
+            (*flow).peer_incarnation = 0;
+            t.store_flow(OTHER, sender);
         }
-        let verdict = t.egress(sender, (*headers).destination, Asked::opener(&*headers).at_exit());
-        t.count(verdict.rule(), length);
-        if !verdict.allows() {
-            return Drop::POLICY;
-        }
-        crate::decide::begin(&mut *flow, &*headers, endpoint.revision);
-        (*flow).rule = verdict.rule();
-        (*flow).provenance = Stamp::judged(sender, endpoint.generation).provenance();
-        (*flow).peer_incarnation = 0;
-        t.store_flow(OTHER, sender);
-        // As the reply will carry it: from the backend, to whatever the packet's source has become.
-        (*flow).key = FlowKey::new(&*headers, false);
-        (*flow).incarnation = 0;
-        (*flow).peer_incarnation = endpoint.incarnation;
-        t.store_flow(OTHER, CONFIRMED);
+        confirm(t, &endpoint, &*headers, flow);
     }
     Drop(0)
+}
+
+/// Remembers that a flow has left, as the reply will carry it: from the backend, to whatever the packet's source has
+/// become. Looked up with every packet, so that what expired or gave way to another is there again.
+#[inline(always)]
+unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, flow: *mut FlowEntry) {
+    // SAFETY: the working memory's flow.
+    unsafe {
+        let (rule, provenance, state) = ((*flow).rule, (*flow).provenance, (*flow).state);
+        (*flow).key = FlowKey::new(headers, false);
+        (*flow).incarnation = 0;
+        if flow::find(t, OTHER, CONFIRMED)
+            && (*flow).revision == endpoint.revision
+            && (*flow).peer_incarnation == endpoint.incarnation
+        {
+            return;
+        }
+        (*flow).revision = endpoint.revision;
+        (*flow).rule = rule;
+        (*flow).provenance = provenance;
+        (*flow).peer_incarnation = endpoint.incarnation;
+        (*flow).state = state | (*flow).state & state::ANSWERED;
+        t.store_flow(OTHER, CONFIRMED);
+    }
 }
 
 /// Whether the packet in the working memory reverses a flow that an exit has allowed. Judged again here if its endpoint's
@@ -65,7 +88,7 @@ pub fn confirms<T: Tables>(t: T) -> bool {
         // In this table `peer` is where the reply goes to and `local` where it comes from.
         (*flow).key = FlowKey::new(&*headers, true);
         (*flow).incarnation = 0;
-        if !t.find_flow(OTHER, CONFIRMED) {
+        if !flow::find(t, OTHER, CONFIRMED) {
             return false;
         }
         let slot = Stamp((*flow).provenance).slot();

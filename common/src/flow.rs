@@ -12,7 +12,7 @@
 use crate::address::Address;
 use crate::layout::NodeConfig;
 use crate::packet::{Headers, protocol, tcp};
-use crate::tables::{Event, Tables, mix, read};
+use crate::tables::{Event, Tables, hash_of_three, read};
 
 /// The lock of a bucket; the verifier knows it by this name.
 #[repr(C)]
@@ -147,9 +147,9 @@ impl FlowKey {
     #[inline(always)]
     #[must_use]
     pub const fn hash(&self, seed: u64) -> u64 {
-        let hash = mix(seed, self.peer.words[0] ^ self.local.words[0].rotate_left(17));
-        let hash = mix(hash, self.peer.words[1] ^ self.local.words[1].rotate_left(17));
-        mix(hash, self.ports)
+        let first = self.peer.words[0] ^ self.local.words[0].rotate_left(17);
+        let second = self.peer.words[1] ^ self.local.words[1].rotate_left(17);
+        hash_of_three(seed, [first, second, self.ports])
     }
 }
 
@@ -184,9 +184,9 @@ unsafe fn expired(node: *const NodeConfig, state: u16, last_seen: u32, now: u32)
     let index = (state >> state::LIFETIME & 0xf) as usize;
     // SAFETY: the caller's pointer is a table's; the index is below the length.
     let lifetime = unsafe { read(&raw const (*node).lifetimes[index]) };
-    // Jiffies wrap: what is less than half the range ahead of now was touched by another CPU meanwhile.
+    // Jiffies wrap: what seems to be a moment ahead of now was touched by another CPU meanwhile.
     let idle = now.wrapping_sub(last_seen);
-    idle > lifetime && idle < u32::MAX / 2
+    idle > lifetime && idle.wrapping_add(AHEAD) >= AHEAD
 }
 
 #[inline(always)]
@@ -237,8 +237,20 @@ pub fn find<T: Tables>(t: T, which: u32, owner: u32) -> bool {
                 return outcome;
             }
         }
-        find_locked(t, bucket, tag, flow, node, now)
     }
+    t.find_flow_locked(which, owner)
+}
+
+/// [`find`] under the bucket's lock: what it falls back on.
+#[inline(always)]
+pub fn find_locked<T: Tables>(t: T, which: u32, owner: u32) -> bool {
+    let (Some(node), Some(work)) = (t.node(), t.work()) else { return false };
+    // SAFETY: the working memory's.
+    let flow = unsafe { &raw mut (*work).flows[which as usize & 1] };
+    let hash = hash_of(t, flow);
+    let Some(bucket) = bucket_of(t, owner, hash) else { return false };
+    // SAFETY: every pointer is a table's or the working memory's.
+    unsafe { look_locked(t, bucket, tag_of(hash), flow, node, t.now()) }
 }
 
 /// Looks without the lock; what is found counts only if no writer was at work meanwhile.
@@ -292,7 +304,7 @@ unsafe fn clear(flow: *mut FlowEntry) {
 }
 
 #[inline(always)]
-unsafe fn find_locked<T: Tables>(
+unsafe fn look_locked<T: Tables>(
     t: T,
     bucket: *mut FlowBucket,
     tag: u16,
@@ -380,6 +392,8 @@ pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
     }
 }
 
+/// Jiffies that an entry may seem to be ahead of the time that a program has read.
+const AHEAD: u32 = 1 << 16;
 /// Scores, above 32 bits of idle time and 3 of the way: the entry itself, a free way, an expired one, one never answered.
 const SAME: u64 = 1 << 38;
 const FREE: u64 = 1 << 37;
@@ -395,7 +409,8 @@ unsafe fn score(node: *const NodeConfig, known: *const FlowEntry, tag: u16, now:
         let lifetime = read(&raw const (*node).lifetimes[index]);
         let idle = now.wrapping_sub(read(&raw const (*known).last_seen));
         // Seen after `now` was read, by another CPU: not idle at all.
-        let idle = idle & !0_u32.wrapping_sub(idle >> 31);
+        let ahead = ((u64::from(idle) + u64::from(AHEAD)) >> 32) as u32;
+        let idle = idle & ahead.wrapping_sub(1);
         let free = u64::from(u32::from(tag).wrapping_sub(1) >> 31);
         let expired = u64::from(lifetime).wrapping_sub(u64::from(idle)) >> 63;
         let unanswered = u64::from(!known_state >> 3 & 1);

@@ -272,8 +272,9 @@ pub const fn wide_key(kind: u64, bank: u32, protocol: u8, port: u16) -> u64 {
     kind << 56 | (bank as u64 & 0xff) << 48 | (protocol as u64) << 16 | port as u64
 }
 
-/// Banks: a new agent builds a second set of address, range and port tables beside the one in force.
-pub const BANKS: u32 = 2;
+/// Banks: a new agent builds another set of address, range and port tables beside the one in force; there are more than
+/// two, since an agent may be stopped while endpoints are in two of them.
+pub const BANKS: u32 = 4;
 /// Ports in one element of the port table.
 pub const CHUNK: usize = 256;
 /// Elements of the port table for one bank: 256 for each of TCP, UDP, SCTP, ICMP and ICMPv6, and one for the numbers of
@@ -303,14 +304,33 @@ pub const fn port_place(bank: u32, protocol: u8, port: u16) -> (u32, usize) {
     (bank * CHUNKS + table * 256 + (port >> 8) as u32, (port & 0xff) as usize)
 }
 
-/// A key of the range table, whose look-up is longest prefix first: 32 bits of bank, then the address.
+/// A key of the range table, whose look-up is longest prefix first: 32 bits of bank and family, then the address.
 #[repr(C)]
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct RangeKey {
-    /// The bank; always matched whole.
-    pub bank: u32,
+    /// Bank and family; always matched whole. The family is part of it since `::/0` must not cover the mapped addresses.
+    space: u32,
     /// The address, 16 bytes.
-    pub address: [u32; 4],
+    address: [u32; 4],
+}
+
+impl RangeKey {
+    /// The key of an address in a bank.
+    #[inline(always)]
+    #[must_use]
+    pub const fn new(bank: u32, address: &Address) -> Self {
+        let [first, second] = address.words;
+        Self {
+            space: bank << 1 | address.is_v4() as u32,
+            address: [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32],
+        }
+    }
+
+    /// The bank.
+    #[must_use]
+    pub const fn bank(&self) -> u32 {
+        self.space >> 1
+    }
 }
 
 /// What holds for the whole node, in one array element.
@@ -404,6 +424,15 @@ mod tests {
                 assert_ne!(a, b, "kind, set and class all count");
             }
         }
+    }
+
+    #[test]
+    fn ranges_of_one_family_and_bank_cover_no_others_addresses() {
+        let v4 = RangeKey::new(0, &Address::v4(u32::from_ne_bytes([10, 0, 0, 1])));
+        let v6 = RangeKey::new(0, &Address::UNSPECIFIED);
+        assert_ne!(v4.space, v6.space, "::/0 does not cover mapped addresses");
+        assert_ne!(v6.space, RangeKey::new(1, &Address::UNSPECIFIED).space, "banks");
+        assert_eq!((v4.bank(), RangeKey::new(1, &Address::v4(1)).bank()), (0, 1), "the bank is told again");
     }
 
     #[test]

@@ -58,6 +58,10 @@ impl Shape {
     pub const DISCOVERY: Self = Self(101);
     /// A router advertisement or redirect.
     pub const ROUTER: Self = Self(102);
+    /// [`Drop::FRAGMENT`]; the addresses are known.
+    pub const FRAGMENT: Self = Self(7);
+    /// [`Drop::EXTENSION`]; the addresses are known.
+    pub const EXTENSION: Self = Self(8);
 
     /// Not judgeable, for this reason.
     #[inline(always)]
@@ -156,6 +160,8 @@ pub struct Headers {
     pub tcp_flags: u8,
     /// Whether the packet is IPv4.
     pub v4: bool,
+    /// The hop limit of IPv6; 0 for IPv4, where nothing asks.
+    pub hop_limit: u8,
     /// Whether the packet opens a flow (TCP SYN without ACK, SCTP INIT, echo request): it is always judged as new, and
     /// never rides on what the other side opened.
     pub opens: bool,
@@ -210,6 +216,45 @@ impl Headers {
             protocol::ICMPV6 => 128 << 8,
             _ => self.source_port,
         }
+    }
+
+    /// Reads a frame of the most usual kind, in few steps: Ethernet, IPv4 without options, no later fragment, TCP or UDP.
+    /// Tells whether it is one; if not, what was read means nothing, and [`Self::parse`] tells what the frame is.
+    #[inline(always)]
+    pub fn parse_usual<F: Frame>(&mut self, frame: &F, link: usize) -> bool {
+        if link == 0 || frame.load::<[u16; 1]>(link - 2) != Some([ETHERTYPE_IPV4.to_be()]) {
+            return false;
+        }
+        let Some(header) = frame.load::<[u32; 5]>(link) else { return false };
+        let first = u32::from_be(header[0]);
+        let (transport, total) = (link + 20, first & 0xffff);
+        if first >> 24 != 0x45 || u32::from_be(header[1]) & 0x1fff != 0 {
+            return false;
+        }
+        let (ports, flags) = match (u32::from_be(header[2]) >> 16) as u8 {
+            protocol::TCP => match frame.load::<[u32; 4]>(transport) {
+                Some(header) if total >= 40 => {
+                    self.protocol = protocol::TCP;
+                    (header[0], (u32::from_be(header[3]) >> 16) as u8)
+                }
+                _ => return false,
+            },
+            protocol::UDP => match frame.load::<[u32; 1]>(transport) {
+                Some([ports]) if total >= 28 => {
+                    self.protocol = protocol::UDP;
+                    (ports, 0)
+                }
+                _ => return false,
+            },
+            _ => return false,
+        };
+        self.v4 = true;
+        self.source = Address::v4(header[3]);
+        self.destination = Address::v4(header[4]);
+        self.ports(ports);
+        self.tcp_flags = flags;
+        self.opens = flags & (tcp::SYN | tcp::ACK) == tcp::SYN;
+        true
     }
 
     /// Reads a frame. `link` is the length of the link-layer header: 14 for Ethernet, 0 for devices without one, whose
@@ -284,6 +329,7 @@ impl Headers {
         self.destination = Address::v6([header[6], header[7], header[8], header[9]]);
         self.protocol = (second >> 8) as u8;
         let payload = (second >> 16) as usize;
+        self.hop_limit = second as u8;
         match self.protocol {
             // Hop-by-hop options carry MLD's router alert (RFC 3810 section 5), so that one is followed.
             0 => self.parse_hop_by_hop(frame, link + 40, payload),
@@ -372,15 +418,17 @@ impl Headers {
             }
             // RFC 4861: router advertisement, redirect.
             134 | 137 => Shape::ROUTER,
-            // Router solicitation, neighbour solicitation; MLD (RFC 2710, RFC 3810).
-            130..=133 | 135 | 143 => Shape::DISCOVERY,
-            136 => match frame.load::<[u32; 4]>(offset + 8) {
+            // RFC 4861: router and neighbour solicitation count only with a hop limit that no router has lowered.
+            133 | 135 if self.hop_limit == 255 => Shape::DISCOVERY,
+            136 if self.hop_limit == 255 => match frame.load::<[u32; 4]>(offset + 8) {
                 Some(target) => {
                     self.source = Address::v6(target);
                     Shape::DISCOVERY
                 }
                 None => Shape::bad(Drop::MALFORMED),
             },
+            // MLD goes to multicast groups with a hop limit of 1 (RFC 2710, RFC 3810).
+            130..=132 | 143 if self.hop_limit == 1 && self.destination.is_multicast(false) => Shape::DISCOVERY,
             _ => Shape::IP,
         }
     }
@@ -390,5 +438,61 @@ impl Headers {
         let identifier = (u32::from_be(second) >> 16) as u16;
         self.source_port = identifier;
         self.destination_port = identifier;
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// An Ethernet frame with IPv4 and a transport header of 20 bytes.
+    fn frame(protocol: u8, total: u16, flags: u8) -> [u8; 54] {
+        let mut frame = [0; 54];
+        frame[12] = 8;
+        frame[14] = 0x45;
+        frame[16..18].copy_from_slice(&total.to_be_bytes());
+        frame[23] = protocol;
+        frame[26..38].copy_from_slice(&[10, 1, 0, 1, 10, 2, 0, 2, 0x9c, 0x40, 0, 80]);
+        frame[46..48].copy_from_slice(&[0x50, flags]);
+        frame
+    }
+
+    #[test]
+    fn the_short_way_reads_what_the_long_one_reads() {
+        let with = |place: usize, byte: u8| {
+            let mut frame = frame(6, 40, 0x10);
+            frame[place] = byte;
+            frame
+        };
+        let rows = [
+            ("TCP", frame(6, 40, 0x10), true),
+            ("TCP that opens", frame(6, 40, 0x02), true),
+            ("TCP that answers an opening", frame(6, 40, 0x12), true),
+            ("UDP", frame(17, 28, 0x02), true),
+            ("TCP cut off", frame(6, 39, 0x10), false),
+            ("UDP cut off", frame(17, 27, 0), false),
+            ("ICMP", frame(1, 40, 0), false),
+            ("SCTP", frame(132, 40, 0), false),
+            ("options", with(14, 0x46), false),
+            ("IPv6 by its version", with(14, 0x65), false),
+            ("IPv6 by its type", with(12, 0x86), false),
+            ("a later fragment", with(21, 1), false),
+            ("a first fragment", with(20, 0x20), true),
+        ];
+        for (message, frame, usual) in rows {
+            for length in [54, 42, 38, 30, 13] {
+                let frame = &frame[..length];
+                let mut short = Headers { protocol: 99, tcp_flags: 0xff, v4: false, opens: true, ..Headers::default() };
+                let mut long = short;
+                let taken = short.parse_usual(&frame, 14);
+                let shape = long.parse(&frame, 14);
+                assert!(
+                    !taken || shape == Shape::IP && short == long,
+                    "{message}, {length} bytes: {short:?}, {long:?}"
+                );
+                assert!(taken == usual || length < 54, "{message}");
+                assert!(!short.parse_usual(&frame, 0), "{message}: without a link header the short way is closed");
+            }
+        }
     }
 }

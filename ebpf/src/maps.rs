@@ -132,8 +132,12 @@ impl Tables for Maps {
         WORK.get_ptr_mut(0)
     }
     #[inline(always)]
-    fn find_flow(self, which: u32, owner: u32) -> bool {
-        find_flow(which, owner) != 0
+    fn find_flow_locked(self, which: u32, owner: u32) -> bool {
+        find_flow_locked(which, owner) != 0
+    }
+    #[inline(always)]
+    fn peer_value(self, bank: u32, address: &Address) -> u64 {
+        peer_value(bank, address.words[0], address.words[1])
     }
     #[inline(always)]
     fn store_flow(self, which: u32, owner: u32) {
@@ -173,14 +177,6 @@ impl Tables for Maps {
         ROWS.get_ptr(index)
     }
     #[inline(always)]
-    fn narrow_row(self, seed: u64, key: u64) -> u64 {
-        narrow_row(seed, key)
-    }
-    #[inline(always)]
-    fn wide_row(self, seed: u64, address: &Address, third: u64) -> u64 {
-        wide_row(seed, address.words[0], address.words[1], third)
-    }
-    #[inline(always)]
     fn narrow(self, bucket: u32) -> Option<*const NarrowBucket> {
         NARROW.get_ptr(bucket & constant!(narrow_mask))
     }
@@ -190,9 +186,7 @@ impl Tables for Maps {
     }
     #[inline(always)]
     fn range(self, bank: u32, address: &Address) -> u64 {
-        let [a, b] = address.words;
-        let address = [a as u32, (a >> 32) as u32, b as u32, (b >> 32) as u32];
-        RANGES.get(Key::new(160, RangeKey { bank, address })).copied().unwrap_or(0)
+        RANGES.get(Key::new(160, RangeKey::new(bank, address))).copied().unwrap_or(0)
     }
     #[inline(always)]
     fn port_class(self, element: u32, place: usize) -> u16 {
@@ -242,25 +236,18 @@ impl Tables for Maps {
 /// 51c39bb1d5d1). Until 5.12 they may take numbers only.
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn narrow_row(seed: u64, key: u64) -> u64 {
-    classify::narrow_row(Maps, seed, key)
+pub(crate) extern "C" fn peer_value(bank: u32, first: u64, second: u64) -> u64 {
+    classify::peer_value(Maps, classify::seed(Maps), bank, &Address { words: [first, second] })
 }
 
-/// See [`narrow_row`].
+/// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn wide_row(seed: u64, first: u64, second: u64, third: u64) -> u64 {
-    classify::wide_row(Maps, seed, first, second, third)
+pub(crate) extern "C" fn find_flow_locked(which: u32, owner: u32) -> u32 {
+    flow::find_locked(Maps, which, owner).into()
 }
 
-/// See [`narrow_row`].
-#[unsafe(no_mangle)]
-#[inline(never)]
-pub(crate) extern "C" fn find_flow(which: u32, owner: u32) -> u32 {
-    flow::find(Maps, which, owner).into()
-}
-
-/// See [`narrow_row`].
+/// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn store_flow(which: u32, owner: u32) -> u32 {
@@ -268,28 +255,28 @@ pub(crate) extern "C" fn store_flow(which: u32, owner: u32) -> u32 {
     0
 }
 
-/// See [`narrow_row`].
+/// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn egress(slot: u32, first: u64, second: u64, asked: u64) -> u64 {
     verdict::egress(Maps, slot, Address { words: [first, second] }, Asked(asked)).0
 }
 
-/// See [`narrow_row`].
+/// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn ingress(slot: u32, first: u64, second: u64, asked: u64) -> u64 {
     verdict::ingress(Maps, slot, Address { words: [first, second] }, Asked(asked)).0
 }
 
-/// See [`narrow_row`].
+/// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn judge_exit(sender: u32, deferred: u32, length: u32) -> u32 {
     exit::judge(Maps, sender, deferred != 0, length).0
 }
 
-/// See [`narrow_row`].
+/// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn exit_confirms() -> u32 {

@@ -145,13 +145,19 @@ pub(crate) struct Skb(pub(crate) *mut __sk_buff);
 
 impl Readable for Skb {
     #[inline(always)]
-    unsafe fn read_headers(&self, _headers: *mut Headers, link: usize) -> Shape {
+    unsafe fn read_headers(&self, headers: *mut Headers, link: usize) -> Shape {
+        // What the kernel has not linearised, or what is not of the most usual kind, goes the long way: a call and its
+        // return cost as much as reading the headers here.
+        // SAFETY: the program's context, and the working memory of this decision.
+        if unsafe { (*headers).parse_usual(&Bytes::linear(self.0), link) } {
+            return Shape::IP;
+        }
         // The function finds the working memory itself: it may not be handed a pointer to it (before 5.12).
         Shape(read_headers(self.0, link as u32))
     }
 }
 
-/// Reads the headers into the working memory. A global function: see [`crate::maps::narrow_row`].
+/// Reads the headers into the working memory. A global function: see [`crate::maps::peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
 pub(crate) extern "C" fn read_headers(skb: *mut __sk_buff, link: u32) -> u32 {

@@ -94,6 +94,14 @@ impl Programs {
         let mut programs = Self { plain: HashMap::new(), rotating: HashMap::new() };
         for world in worlds {
             for name in ["from_pod", "to_pod", "to_uplink", "from_uplink", "nothing"] {
+                let info = world.dataplane.program(name)?.info()?;
+                if world.rules == 1 {
+                    eprintln!(
+                        "{name}: {:?} instructions verified, {} bytes",
+                        info.verified_instruction_count(),
+                        info.size_jitted()
+                    );
+                }
                 let program = world.dataplane.program(name)?.fd()?.as_fd().try_clone_to_owned()?;
                 programs.rotating.insert((world.rules, name), kernel::in_front_of(program.as_fd())?);
                 programs.plain.insert((world.rules, name), program);

@@ -61,7 +61,6 @@ pub(crate) struct World {
     pub(crate) dataplane: Dataplane,
     /// The tables.
     pub(crate) image: Image,
-    _pins: Pins,
 }
 
 /// Removes the pins that a run has made.
@@ -80,9 +79,11 @@ impl World {
         let pins = Pins(pin_dir.clone());
         let settings = Settings { pin_dir, sizes: Sizes::default(), clsact: false, mark_shift: None, test: true };
         let (mut dataplane, mut image) = Dataplane::open(&settings)?;
+        // The maps live as long as we do: pins would only outlive a run that is interrupted.
+        drop(pins);
         image.set_seed(0x1234_5678_9abc_def1);
         let hour = 3600 * dataplane.jiffies;
-        image.set_lifetimes(&[hour; 12]);
+        image.set_lifetimes(&[hour; 16]);
 
         let (cluster, local) = cluster(rules)?;
         let node =
@@ -109,7 +110,7 @@ impl World {
             image.put_endpoint(slot, endpoint_word(REVISION, slot));
             image.put_interface(DEVICES[slot as usize], interface_kind::ENDPOINT, slot)?;
         }
-        Ok(Self { rules, dataplane, image, _pins: pins })
+        Ok(Self { rules, dataplane, image })
     }
 }
 

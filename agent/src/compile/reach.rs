@@ -13,7 +13,7 @@ use super::classes::Classes;
 use super::services::Services;
 use super::sets::{Sets, Writing};
 use crate::model::{Direction, Verdict};
-use crate::state::{ClassId, LocalId, PortClass, ServiceNumber, ServiceReach, SetId};
+use crate::state::{ClassId, LocalId, PortClass, ServiceNumber, ServiceReach, SetId, TableVerdict};
 
 /// The backends of a port as the tables see them, in order and without repetition. The last value is the endpoints
 /// that have the backend's address as their own.
@@ -225,8 +225,11 @@ fn reach(
         let user = |owner: &LocalId| {
             sets.get(id).is_some_and(|set| set.users.contains(owner) || set.past_users.contains(owner))
         };
-        // Endpoints of one set differ here: the one that is itself the backend may reach it when the others may not.
-        if own.is_some_and(|own| own.verdict != verdict.verdict) && owners.iter().any(user) {
+        // Endpoints of one set differ here: the one that is itself the backend may reach it when the others may not, or
+        // another rule stops it.
+        let same =
+            |own: TableVerdict| own == verdict || (own.verdict, verdict.verdict) == (Verdict::Allow, Verdict::Allow);
+        if !own.is_none_or(same) && owners.iter().any(user) {
             return ServiceReach::Part;
         }
         match verdict.verdict {

@@ -48,7 +48,16 @@ impl Dataplane {
     /// # Errors
     /// The device is gone, or the kernel refuses.
     pub fn attach(&mut self, ifindex: u32, device: &str, hooks: Hooks) -> Result<(), DataplaneError> {
+        let is_it = || nix::net::if_::if_nametoindex(device).is_ok_and(|index| index == ifindex);
         for (name, direction) in hooks.programs() {
+            // The kernel attaches by name here, and names move.
+            if !is_it() {
+                return Err(DataplaneError::Attach {
+                    device: device.to_owned(),
+                    hook: name,
+                    reason: format!("it is no longer the device with index {ifindex}"),
+                });
+            }
             let pin = self.link_pin(ifindex, direction);
             let tcx = self.tcx;
             let program = program(&mut self.ebpf, name)?;
@@ -59,6 +68,11 @@ impl Dataplane {
             };
             let failed = |reason| DataplaneError::Attach { device: device.to_owned(), hook: name, reason };
             outcome.map_err(failed)?;
+        }
+        if !is_it() {
+            self.detach(ifindex, Some(device));
+            let reason = format!("it has become another device than that with index {ifindex} meanwhile");
+            return Err(DataplaneError::Attach { device: device.to_owned(), hook: "both", reason });
         }
         Ok(())
     }
@@ -72,6 +86,12 @@ impl Dataplane {
                 detach_clsact(device, direction);
             }
         }
+    }
+
+    /// Whether programs are attached by links, which are pinned; filters belong to their devices.
+    #[must_use]
+    pub const fn pins_links(&self) -> bool {
+        self.tcx
     }
 
     /// Devices that links are pinned for.

@@ -32,10 +32,8 @@ impl RangeTable {
 
     fn key(bank: u32, net: IpNet) -> Key<RawKey> {
         let address: IpAddr = net.network();
-        let [first, second] = Address::from(address).words;
-        let address = [first as u32, (first >> 32) as u32, second as u32, (second >> 32) as u32];
         let mapped = if net.addr().is_ipv4() { 96 } else { 0 };
-        Key::new(32 + mapped + u32::from(net.prefix_len()), RawKey(RangeKey { bank, address }))
+        Key::new(32 + mapped + u32::from(net.prefix_len()), RawKey(RangeKey::new(bank, &Address::from(address))))
     }
 
     /// Removes every range of a bank.
@@ -50,7 +48,7 @@ impl RangeTable {
             .filter_map(Result::ok)
             .filter(|key| {
                 let RawKey(range) = key.data();
-                range.bank == bank
+                range.bank() == bank
             })
             .collect();
         for key in &keys {

@@ -3,7 +3,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_common::layout::{interface_kind, interface_kind_of, interface_slot_of};
+use portcullis_common::layout::{BANKS, interface_kind, interface_kind_of, interface_slot_of};
 
 use super::slots::Slot;
 use super::{Reconciler, rules};
@@ -28,6 +28,7 @@ impl Reconciler {
         if self.dataplane.found == Found::Adopted && self.image.seed() != 0 {
             self.leftovers = true;
             let pinned: BTreeSet<u32> = self.dataplane.pinned_devices().into_iter().collect();
+            let mut banks = BTreeSet::new();
             let words: Vec<u64> = self.image.interfaces().collect();
             for word in words.into_iter().filter(|word| interface_kind_of(*word) == interface_kind::ENDPOINT) {
                 let (ifindex, number) = (word as u32, interface_slot_of(word));
@@ -38,10 +39,10 @@ impl Reconciler {
                 let content = self.image.row(endpoint as u32);
                 generations.insert(number, content.generation);
                 let id = self.dataplane.identity(number).and_then(|text| parse(&text));
-                if let (Some(id), true) = (&id, pinned.contains(&ifindex)) {
+                if let (Some(id), true) = (&id, !self.dataplane.pins_links() || pinned.contains(&ifindex)) {
                     self.matcher.adopt(ifindex, PodId { key: id.pod.clone(), uid: id.uid.clone() });
                 }
-                self.bank = (content.bank + 1) % portcullis_common::layout::BANKS;
+                banks.insert(content.bank);
                 let slot = Slot {
                     number,
                     link: 0,
@@ -54,10 +55,24 @@ impl Reconciler {
                 };
                 adopted.insert(ifindex, slot);
             }
+            self.take_bank(&banks);
         } else {
             self.image.set_seed(random());
         }
         self.slots.start(self.image.sizes().endpoints, adopted, generations);
+    }
+
+    /// Takes a bank that no endpoint uses, and clears what an agent that was stopped half-way has left in it.
+    fn take_bank(&mut self, used: &BTreeSet<u32>) {
+        self.bank = (0..BANKS).find(|bank| !used.contains(bank)).unwrap_or(0);
+        let ours = |key: &[u64; 3]| (key[2] >> 48) as u32 & 0xff == self.bank;
+        let stale: Vec<[u64; 3]> = self.image.wide_rows().map(|(key, _)| key).filter(ours).collect();
+        stale.iter().for_each(|key| self.image.remove_wide(key));
+        self.image.clear_ports(self.bank);
+        if let Err(error) = self.dataplane.ranges.clear(self.bank) {
+            tracing::warn!("cannot clear ranges that an agent before has left: {error}");
+        }
+        self.image.grace_passed();
     }
 
     /// Called with the first snapshot and objects: adopted endpoints are those whose device is still there, and rules get
@@ -94,6 +109,8 @@ impl Reconciler {
             rule: above(stored.values().copied().max(), start.rule),
             ..start
         };
+        self.stale_rules =
+            stored.values().copied().filter(|number| !adopted.contains_key(&RuleNumber(*number))).collect();
         self.rules.known.clone_from(&adopted);
         self.compiler = Compiler::new(numbers, adopted);
     }

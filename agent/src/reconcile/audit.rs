@@ -7,7 +7,7 @@ use crate::state::plan::Step;
 
 impl Reconciler {
     /// Compares rows, addresses and endpoints with what this agent wrote, and repairs what differs. Gives the number of
-    /// repairs. Ports and ranges are written again whole where a compile touches them.
+    /// repairs. Ports, ranges and the kernel's hooks are not compared yet.
     ///
     /// # Errors
     /// A table is full or the kernel refuses.

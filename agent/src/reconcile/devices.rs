@@ -65,7 +65,10 @@ impl Reconciler {
     /// Gives new pods' veths a slot and every device its hooks. `closed`: the endpoint stands before its policy does.
     pub(super) fn take_new_devices(&mut self, closed: bool) {
         let roles = self.matcher.roles().clone();
-        for (ifindex, role) in &roles {
+        // Exits before endpoints: what an endpoint's programs defer must be judged where it leaves.
+        let exits = |role: &Role| matches!(role, Role::Exit | Role::None);
+        let (first, then): (Vec<_>, Vec<_>) = roles.iter().partition(|(_, role)| exits(role));
+        for (ifindex, role) in first.into_iter().chain(then) {
             let Some(link) = self.snapshot.links.get(ifindex).cloned() else { continue };
             let outcome = match role {
                 Role::Endpoint(pod) => {
@@ -106,10 +109,12 @@ impl Reconciler {
             if !closed && id.is_some() && !self.has_policy(id.as_ref()) {
                 return Ok(());
             }
-            let (number, generation) = self.slots.take().ok_or_else(|| {
-                format!("there is room for {} endpoints only: raise --max-endpoints", self.image.sizes().endpoints)
-            })?;
-            let row = self.slots.take_row().ok_or("no endpoint row is free")?;
+            let (Some(row), Some((number, generation))) = (self.slots.take_row(), self.slots.take()) else {
+                // Programs on a device that is no endpoint of theirs drop everything: closed, not open.
+                self.attach(link, Hooks::Endpoint)?;
+                let room = self.image.sizes().endpoints;
+                return Err(format!("closed: there is room for {room} endpoints only; raise --max-endpoints"));
+            };
             let incarnation = self.dataplane.next_incarnation();
             let flags = endpoint_flag::CLOSED | endpoint_flag::ANY_ADDRESS;
             let content = EndpointRow { flags, incarnation, bank: self.bank, generation, ..EndpointRow::default() };
@@ -121,7 +126,8 @@ impl Reconciler {
             self.slots.used.insert(link.ifindex, slot);
             if let Err(full) = self.image.put_interface(link.ifindex, interface_kind::ENDPOINT, number) {
                 self.drop_slot(link.ifindex);
-                return Err(full.to_string());
+                self.attach(link, Hooks::Endpoint)?;
+                return Err(format!("closed: {full}"));
             }
             if !closed {
                 // Its row is put right before a packet can see it.
@@ -157,6 +163,10 @@ impl Reconciler {
     }
 
     fn leave(&mut self, link: &Link) -> Result<(), String> {
+        if self.slots.used.contains_key(&link.ifindex) {
+            // Once an endpoint, until its link goes.
+            return Ok(());
+        }
         if self.devices.attached.remove(&link.ifindex).is_some() {
             self.dataplane.detach(link.ifindex, Some(&link.name));
         }
@@ -199,8 +209,5 @@ fn exit_hooks(link: &Link) -> Hooks {
 
 /// Kinds of devices whose packets have no Ethernet header though some report a hardware address of another length.
 fn is_ethernet(kind: &str) -> bool {
-    !matches!(
-        kind,
-        "ipip" | "sit" | "gre" | "ip6tnl" | "ip6gre" | "wireguard" | "tun" | "vti" | "vti6" | "xfrm" | "ppp"
-    )
+    !matches!(kind, "ipip" | "sit" | "gre" | "ip6tnl" | "ip6gre" | "wireguard" | "vti" | "vti6" | "xfrm" | "ppp")
 }

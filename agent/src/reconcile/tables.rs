@@ -8,15 +8,20 @@ use portcullis_common::layout::{BANKS, EndpointRow, endpoint_flag, endpoint_word
 
 use super::delta::Delta;
 use super::{ReconcileError, Reconciler};
-use crate::state::EndpointPolicy;
 use crate::state::plan::{self, Kernel, Step};
+use crate::state::{EndpointPolicy, RuleNumber};
 
 impl Reconciler {
     /// Writes what the compiler wants, make before break, and puts new devices under it.
     pub(super) fn write_tables(&mut self, first: bool) -> Result<(), ReconcileError> {
         let desired = self.compiler.desired();
         let delta = Delta::of(&self.known, desired, self.compiler.touched(), self.bank, self.behind);
-        self.behind = true;
+        if std::mem::replace(&mut self.behind, true) {
+            // What a pass that failed has given up is free again after a grace period.
+            self.dataplane.ranges.wait()?;
+            self.image.grace_passed();
+            self.slots.grace_passed();
+        }
         self.name_rules()?;
         self.make(&delta)?;
         self.turn(&delta)?;
@@ -39,9 +44,7 @@ impl Reconciler {
             self.image.grace_passed();
             self.slots.grace_passed();
             self.raise_revisions(&changed);
-            if first && self.leftovers {
-                self.clear_leftovers()?;
-            }
+            self.clear_leftovers()?;
             for step in swept {
                 self.take(&step)?;
             }
@@ -120,6 +123,10 @@ impl Reconciler {
     pub(super) fn open_endpoint(&mut self, ifindex: u32) -> bool {
         let Some(slot) = self.slots.used.get(&ifindex) else { return false };
         let policy = slot.id.as_ref().and_then(|id| self.compiler.desired().endpoints.get(id));
+        if policy.is_none() && slot.id.is_some() && slot.content.bank != self.bank {
+            // An agent before knew this pod, whose object is gone: its last policy stays, in the bank where it is.
+            return false;
+        }
         let wanted = self.row_of(&slot.content, policy);
         if wanted == slot.content {
             return false;
@@ -180,8 +187,11 @@ impl Reconciler {
         }
     }
 
-    /// What the agent before has left in the tables and this one does not use.
+    /// What the agent before has left in the tables, once no endpoint uses it any more.
     fn clear_leftovers(&mut self) -> Result<(), ReconcileError> {
+        if !self.leftovers || self.slots.used.values().any(|slot| slot.content.bank != self.bank) {
+            return Ok(());
+        }
         let wanted = &self.known;
         let narrow: Vec<u64> =
             self.image.narrow_rows().map(|(key, _)| key).filter(|key| !wanted.narrow.contains_key(key)).collect();
@@ -192,6 +202,12 @@ impl Reconciler {
         for bank in (0..BANKS).filter(|bank| *bank != self.bank) {
             self.dataplane.ranges.clear(bank)?;
             self.image.clear_ports(bank);
+        }
+        for number in std::mem::take(&mut self.stale_rules) {
+            if !self.rules.known.contains_key(&RuleNumber(number)) {
+                self.dataplane.set_rule_name(number, [0; 16])?;
+                self.dataplane.counters.reset(number)?;
+            }
         }
         self.leftovers = false;
         Ok(())

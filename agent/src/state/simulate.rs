@@ -43,17 +43,6 @@ pub struct Planner {
 }
 
 impl Planner {
-    /// Goes on after another planner whose tables were wiped: no revision or incarnation is given twice.
-    #[must_use]
-    pub fn after(before: &Self) -> Self {
-        Self {
-            generations: before.generations.clone(),
-            last_revision: before.last_revision,
-            last_incarnation: before.last_incarnation,
-            ..Self::default()
-        }
-    }
-
     /// The places of all endpoints.
     #[must_use]
     pub const fn seats(&self) -> &BTreeMap<LocalId, Seat> {

@@ -11,7 +11,7 @@ use portcullis_common::stamp::Stamp;
 use proptest::prelude::*;
 
 use super::documents::{OTHER_ADDRESSES, OUTSIDERS, OWN_ADDRESSES};
-use super::hooks::{Arrival, FIRST_DEVICE, Hook, Judge, Node, UPLINK};
+use super::hooks::{Arrival, Departure, FIRST_DEVICE, Hook, Judge, Node, UPLINK};
 use super::oracle::{Frontend, backends, frontends};
 use super::packets::{self, CLIENT_PORT, Load, load};
 use super::world::World;
@@ -273,7 +273,8 @@ pub(crate) struct Answer {
 }
 
 /// Sends a packet through the hooks.
-pub(crate) fn travel<J: Judge>(node: &mut Node<J>, journey: &Journey) -> Answer {
+pub(crate) fn travel<J: Judge>(node: &mut Node<J>, journey: &Journey) -> (Answer, Vec<Departure>) {
+    let mut departures = Vec::new();
     let mut answer = Answer { dropped: None, counted: Vec::new(), hooks: 0 };
     let device = |node: &Node<J>, id: &LocalId| node.planner.seats().get(id).map_or(0, |seat| FIRST_DEVICE + seat.slot);
     let mut meet = |node: &mut Node<J>, hook, device, last_device, stamp, frame| {
@@ -282,7 +283,9 @@ pub(crate) fn travel<J: Judge>(node: &mut Node<J>, journey: &Journey) -> Answer 
         answer.counted.extend(departure.counted.iter().map(|rule| What::of(*rule, &node.desired)));
         answer.counted.sort();
         answer.dropped = departure.fate.err();
-        departure.fate.ok()
+        let stamp = departure.fate.ok();
+        departures.push(departure);
+        stamp
     };
     let entering = packets::frame(journey.source_address, journey.sent_to, CLIENT_PORT, journey.sent);
     let leaving = packets::frame(journey.seen_from, journey.arrives_at, CLIENT_PORT, journey.arrives);
@@ -294,7 +297,7 @@ pub(crate) fn travel<J: Judge>(node: &mut Node<J>, journey: &Journey) -> Answer 
         Source::Outside => (meet(node, Hook::FromUplink, UPLINK, UPLINK, Stamp::NONE, entering), UPLINK),
         Source::Node => (Some(Stamp::NONE), 0),
     };
-    let Some(stamp) = stamp else { return answer };
+    let Some(stamp) = stamp else { return (answer, departures) };
     let stamp = if journey.unstamped { Stamp::NONE } else { stamp };
     match &journey.target {
         Target::Local(id) => {
@@ -306,5 +309,5 @@ pub(crate) fn travel<J: Judge>(node: &mut Node<J>, journey: &Journey) -> Answer 
         }
         Target::Nowhere => {}
     }
-    answer
+    (answer, departures)
 }
