@@ -254,9 +254,10 @@ fn connections_that_are_older_than_the_agent_live_if_policy_allows_them() {
         all_flow(&context, &streams, &flows);
         nothing_flows(&context, &stranger, &[]);
         for (name, stream) in streams {
-            // While programs are attached to one device after another, a packet may be lost, which TCP makes good.
+            // A reply that arrives before the first packet of its flow's opener has been seen is not known, and lost; TCP
+            // makes that good.
             let report = stream.stop();
-            assert!(report.broken.is_none() && report.timeouts == 0, "{context}, {name}: {report:?}");
+            assert!(report.broken.is_none(), "{context}, {name}: {report:?}");
         }
         none_was_lost(&context, Vec::new(), flows);
     }
