@@ -2,6 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 
+use portcullis::state::Desired;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::{FileFailurePersistence, TestRunner};
@@ -81,4 +82,21 @@ pub(crate) fn judge_random_clusters<J: Judge>(court: Court<J>, clusters: u32) ->
         panic!("{error}");
     }
     judged.get()
+}
+
+/// Whether the evaluator and tables that were changed after they were compiled disagree about some packet of so many random
+/// clusters.
+pub(crate) fn find_disagreement(change: fn(&mut Desired), clusters: u32) -> bool {
+    let court = RefCell::new(Court::<Memory>::new(None));
+    let config =
+        ProptestConfig { cases: clusters, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() };
+    let outcome = TestRunner::new(config).run(&(cluster(), vec(packet(), 1..=PACKETS)), |(spec, packets)| {
+        let world = World::of(&spec);
+        let mut desired = world.compile();
+        change(&mut desired);
+        let mut court = court.borrow_mut();
+        court.memory.hold(desired);
+        court.hear(&world, &packets).map_err(TestCaseError::fail).map(drop)
+    });
+    outcome.is_err()
 }

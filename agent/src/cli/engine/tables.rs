@@ -72,8 +72,10 @@ impl TablesEngine {
     /// The peer's address in the tables.
     fn address(&self, peer: &PeerView<'_>) -> Option<IpAddr> {
         let stand_in = |pod: &Pod| self.stand_ins.get(&pod.key).map(|[v4, _]| *v4);
-        let is_node = peer.node_process_of_own_node || peer.own_node_destination;
-        peer.address.or_else(|| peer.pod.and_then(stand_in)).or(is_node.then_some(NODE))
+        if peer.node_process_of_own_node {
+            return Some(NODE);
+        }
+        peer.address.or_else(|| peer.pod.and_then(stand_in)).or(peer.own_node_destination.then_some(NODE))
     }
 }
 
@@ -83,8 +85,7 @@ impl Engine for TablesEngine {
         // Host-network and finished pods are no endpoints.
         let Some((number, slot)) = self.places.get(&endpoint.key) else { return no_policy };
         let Some(Tables { memory, desired }) = self.tables.get(*number) else { return no_policy };
-        // A peer that is no pod and has no address is one of nobody's.
-        let address = self.address(peer).map_or(Address::UNSPECIFIED, Address::from);
+        let address = Address::from(self.address(peer).unwrap_or(NOBODY));
         let headers = Headers {
             v4: address.is_v4(),
             protocol: traffic.protocol.0,
@@ -119,6 +120,9 @@ const RESERVED: [IpNet; 2] = [
 
 /// An address of every node, for host-network pods that have none.
 const NODE: IpAddr = IpAddr::V4(Ipv4Addr::from_bits(0xfeff_ffff));
+
+/// The address of a peer that is no pod and has none.
+const NOBODY: IpAddr = IpAddr::V4(Ipv4Addr::from_bits(0xf000_0000));
 
 /// What a node holds: the addresses of its object and of host-network pods on it.
 fn addresses_of(cluster: &Cluster, node: Option<&str>) -> BTreeSet<IpAddr> {
