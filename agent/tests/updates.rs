@@ -22,7 +22,7 @@ use updating::follow_random_streams;
 
 #[test]
 fn at_every_step_a_packet_has_the_old_verdict_or_the_new() {
-    let judged = follow_random_streams(Memory::default(), 64, 5, 16);
+    let judged = follow_random_streams(Memory::default(), 256, 5, 16);
     println!("{judged} packets were judged between steps");
     assert!(judged > 50_000, "only {judged} packets were judged between steps");
 }
