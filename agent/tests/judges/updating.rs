@@ -402,7 +402,7 @@ pub(crate) fn follow_random_streams<J: Judge>(judge: J, streams: u32, updates: u
             // The tables that grew are as right as those made from nothing.
             let mut court = court.borrow_mut();
             court.memory.hold(desired);
-            court.hear(&follower.world, &packets).map_err(fail)?;
+            court.hear(&follower.world, &packets, false).map_err(fail)?;
         }
         Ok(())
     });
