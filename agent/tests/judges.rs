@@ -1,6 +1,15 @@
 //! The evaluator and `decide` over compiled tables give the same verdict by the same rule, for random clusters and packets.
 //! The third judge, the loaded programs, is asked in `judges_live`.
 
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test, whose modules are shared with others that use other parts of them"
+)]
+
 #[path = "judges/compare.rs"]
 mod compare;
 #[path = "judges/documents.rs"]

@@ -1,6 +1,15 @@
 //! The evaluator, `decide` over compiled tables and the loaded programs give the same verdict by the same rule, for random
 //! clusters and packets. Needs root.
 
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test, whose modules are shared with others that use other parts of them"
+)]
+
 #[path = "judges/compare.rs"]
 mod compare;
 #[path = "judges/documents.rs"]

@@ -1,5 +1,14 @@
 //! While the tables change, no packet sees half a change.
 
+#![allow(
+    dead_code,
+    clippy::unwrap_used,
+    clippy::expect_used,
+    clippy::panic,
+    clippy::print_stdout,
+    reason = "a test, whose modules are shared with others that use other parts of them"
+)]
+
 #[path = "judges/compare.rs"]
 mod compare;
 #[path = "judges/documents.rs"]

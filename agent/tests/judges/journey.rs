@@ -255,10 +255,6 @@ impl What {
             number => desired.rules.get(&RuleNumber(number)).cloned().map_or(Self::Unnamed(number), Self::Rule),
         }
     }
-
-    pub(crate) fn is_isolation(&self) -> bool {
-        matches!(self, Self::Rule(identity) if identity.cause == RuleCause::Isolation)
-    }
 }
 
 /// What became of a packet on the whole way.
