@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use portcullis::model::{Family, Pod};
-use portcullis::state::{Desired, LocalId, RuleCause, RuleIdentity, RuleNumber};
+use portcullis::state::{Desired, LocalId, RuleIdentity, RuleNumber};
 use portcullis_common::layout::rule;
 use portcullis_common::packet::Drop;
 use portcullis_common::stamp::Stamp;
