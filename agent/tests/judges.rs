@@ -120,7 +120,7 @@ fn broken_tables_are_caught() {
         }),
     ];
     for (what, break_tables) in breaks {
-        let caught = compare::find_disagreement(break_tables, 200);
+        let caught = compare::find_disagreement(break_tables, 1000);
         assert!(caught, "not caught: {what}");
     }
 }
