@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use std::process::ExitCode;
 
 pub use arguments::{Asked, EngineName, ExplainArgs, ExplainOutput, MatrixArgs, MatrixOutput, PartyName};
-pub use engine::{Engine, EvaluatorEngine};
+pub use engine::{Engine, EvaluatorEngine, TablesEngine};
 pub use status::{write_json, write_text};
 
 use crate::index::Cluster;
@@ -76,9 +76,9 @@ pub enum CliError {
         /// Where it may lead, in words.
         backends: String,
     },
-    /// Compiled tables cannot be asked.
-    #[error("the engine `tables` is not there yet; `--engine evaluator` answers")]
-    NoTables,
+    /// The tables could not be made.
+    #[error(transparent)]
+    Tables(#[from] crate::state::image::Full),
 }
 
 impl CliError {
@@ -99,7 +99,10 @@ impl From<serde_json::Error> for CliError {
 pub fn matrix(args: &MatrixArgs, cluster: &Cluster, refused: usize) -> ExitCode {
     match args.engine {
         EngineName::Evaluator => matrix_by(args, cluster, refused, &EvaluatorEngine::new(cluster)),
-        EngineName::Tables => answer(refused, |_| Err(CliError::NoTables)),
+        EngineName::Tables => match TablesEngine::new(cluster) {
+            Ok(engine) => matrix_by(args, cluster, refused, &engine),
+            Err(full) => answer(refused, |_| Err(CliError::Tables(full))),
+        },
     }
 }
 
@@ -144,12 +147,13 @@ mod tests {
 
     #[test]
     fn exit_codes() {
+        let full = || Err(CliError::Tables(crate::state::image::Full { table: "rows", used: 8, capacity: 8 }));
         let broken = |kind: io::ErrorKind| Err(CliError::Output(kind.into()));
         let rows = [
             ("answered", Ok(()), 0, 0),
             ("answered, something refused", Ok(()), 2, 3),
-            ("failed", Err(CliError::NoTables), 0, 1),
-            ("failed, something refused too", Err(CliError::NoTables), 2, 1),
+            ("failed", full(), 0, 1),
+            ("failed, something refused too", full(), 2, 1),
             ("the reader has gone", broken(io::ErrorKind::BrokenPipe), 0, 0),
             (
                 "the reader has gone, by way of JSON",

@@ -1,6 +1,10 @@
 //! Who decides.
 
+mod tables;
+
 use std::collections::BTreeMap;
+
+pub use tables::TablesEngine;
 
 use crate::evaluate::{Evaluator, Judge, PeerView};
 use crate::index::Cluster;

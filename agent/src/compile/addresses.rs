@@ -42,6 +42,8 @@ pub(super) struct Shown {
     pub(super) moved: BTreeMap<IpAddr, (ClassId, ClassId)>,
     /// An address or range became translatable or the own node's, or ceased to be.
     pub(super) flags_changed: bool,
+    /// Some address is the node's now, or no longer: ingress from it is another's.
+    pub(super) own_node_changed: bool,
 }
 
 /// What may have to be written anew.
@@ -230,6 +232,7 @@ impl Addresses {
                 shown.moved.insert(address, (before.class, entry.class));
             }
             shown.flags_changed |= (before.translatable, before.own_node) != (entry.translatable, entry.own_node);
+            shown.own_node_changed |= before.own_node != entry.own_node;
             tables.addresses(address, (entry != fallback).then_some(entry));
             let Some(record) = self.records.get_mut(&address) else { continue };
             record.shown = entry;

@@ -247,6 +247,9 @@ impl Compiler {
             let egress = self.locals.iter().filter(|(_, local)| local.egress.is_some());
             rejudge.extend(egress.map(|(id, _)| id.clone()));
         }
+        if shown.own_node_changed {
+            rejudge.extend(self.locals.ids().cloned());
+        }
         rejudge
     }
 }

@@ -245,9 +245,9 @@ impl Image {
             words[place].store(value, Ordering::Release);
             return Ok(());
         }
-        let free = self
-            .narrow_cells(key)
-            .find(|(cell, _)| words[*cell].load(Ordering::Relaxed) == 0 && !self.narrow_waiting.contains(cell));
+        let cells: Vec<_> = self.narrow_cells(key).collect();
+        let free =
+            free_cell(&cells, |cell| words[cell].load(Ordering::Relaxed) == 0 && !self.narrow_waiting.contains(&cell));
         let Some((cell, place)) = free else {
             let capacity = self.sizes.narrow_buckets as usize * WAYS;
             return Err(Full { table: "rows", used: self.narrow_used, capacity });
@@ -312,13 +312,14 @@ impl Image {
     /// Both buckets of the key are full; nothing is changed.
     pub fn put_wide(&mut self, key: &[u64; 3], value: u64) -> Result<(), Full> {
         let words = self.regions.wide.words();
-        let (tag, mut cells) = self.wide_cells(key);
+        let (tag, cells) = self.wide_cells(key);
         if let Some(place) = self.wide_place(key) {
             words[place].store(value & !TAG | tag, Ordering::Release);
             return Ok(());
         }
+        let cells: Vec<_> = cells.collect();
         let free =
-            cells.find(|(value, _)| words[*value].load(Ordering::Relaxed) == 0 && !self.wide_waiting.contains(value));
+            free_cell(&cells, |value| words[value].load(Ordering::Relaxed) == 0 && !self.wide_waiting.contains(&value));
         let Some((cell, place)) = free else {
             let capacity = self.sizes.wide_buckets as usize * WAYS;
             return Err(Full { table: "addresses", used: self.wide_used, capacity });
@@ -445,7 +446,46 @@ impl Image {
 /// Where a wide value has its tag.
 const TAG: u64 = 0xffff << 48;
 
+/// A free cell of the two buckets, in the emptier one. If the first with room took it, buckets would be full, both of some
+/// key, when half of the table is free; so they are not until it is nearly full.
+fn free_cell(cells: &[(usize, usize)], is_free: impl Fn(usize) -> bool) -> Option<(usize, usize)> {
+    let free = |bucket: &[(usize, usize)]| {
+        let mut free = bucket.iter().copied().filter(|(cell, _)| is_free(*cell));
+        free.next().map(|first| (free.count(), first))
+    };
+    let (one, other) = cells.split_at(WAYS.min(cells.len()));
+    let (one, other) = (free(one), free(other));
+    let more = |bucket: Option<(usize, (usize, usize))>| bucket.map(|(more, _)| more);
+    if more(other) > more(one) { other } else { one }.map(|(_, cell)| cell)
+}
+
 fn is_of(cell: &AtomicU64, ifindex: u32) -> bool {
     let word = cell.load(Ordering::Relaxed);
     word != 0 && word as u32 == ifindex
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_take_rows_until_they_are_nearly_full() {
+        for seed in 1..=8_u64 {
+            let sizes = Sizes::small();
+            let mut image = Image::new(Regions::ordinary(&sizes), sizes);
+            image.set_seed(seed);
+            let narrow = sizes.narrow_buckets as u64 * WAYS as u64 * 7 / 10;
+            for row in 1..=narrow {
+                image.put_narrow(row << 32 | 7, row).unwrap_or_else(|full| panic!("seed {seed}: {full}"));
+            }
+            let wide = sizes.wide_buckets as u64 * WAYS as u64 * 7 / 10;
+            for row in 0..wide {
+                image.put_wide(&[0, row << 32, 1 << 56], 1).unwrap_or_else(|full| panic!("seed {seed}: {full}"));
+            }
+            assert!(
+                (1..=narrow).all(|row| image.narrow(row << 32 | 7) == Some(row)),
+                "seed {seed}: every row is found"
+            );
+        }
+    }
 }

@@ -183,8 +183,8 @@ impl Sizes {
     #[must_use]
     pub fn fitting(desired: &Desired) -> Self {
         let flat = Flat::of(desired, 0);
-        // Two choices among buckets of eight cells find room until the table is nearly full; half full is far from that.
-        let buckets = |rows: usize| (u32::try_from(rows / 4).unwrap_or(u32::MAX / 2).max(16)).next_power_of_two();
+        // Two choices among buckets of eight cells find room until the table is nearly full; a quarter full is far from that.
+        let buckets = |rows: usize| (u32::try_from(rows / 2).unwrap_or(u32::MAX / 2).max(16)).next_power_of_two();
         let rules = desired.rules.last_key_value().map_or(0, |(number, _)| number.0) + 1;
         Self {
             narrow_buckets: buckets(flat.narrow.len()),

@@ -2,9 +2,10 @@
 
 use std::cell::{Cell, RefCell};
 
+use portcullis::state::Desired;
 use proptest::collection::vec;
 use proptest::prelude::*;
-use proptest::test_runner::{FileFailurePersistence, TestRunner};
+use proptest::test_runner::{FileFailurePersistence, RngAlgorithm, TestRng, TestRunner};
 
 use super::hooks::{Judge, Memory, Node};
 use super::journey::{PacketSpec, packet, travel};
@@ -33,12 +34,13 @@ impl<J: Judge> Court<J> {
             other.hold(desired.clone());
         }
         self.memory.hold(desired);
-        self.hear(&world, packets).map_err(|disagreement| format!("{disagreement}\nin the cluster {spec:?}"))
+        self.hear(&world, packets, true).map_err(|disagreement| format!("{disagreement}\nin the cluster {spec:?}"))
     }
 
-    /// Judges packets by tables as they are.
-    pub(crate) fn hear(&mut self, world: &World, packets: &[PacketSpec]) -> Result<usize, String> {
-        let oracle = Oracle::new(world);
+    /// Judges packets by tables as they are. `settled`: nothing is left in them that was kept for the way.
+    pub(crate) fn hear(&mut self, world: &World, packets: &[PacketSpec], settled: bool) -> Result<usize, String> {
+        let mut oracle = Oracle::new(world);
+        oracle.settled = settled;
         let mut judged = 0;
         for packet in packets {
             let Some(journey) = world.journey(packet) else { continue };
@@ -81,4 +83,24 @@ pub(crate) fn judge_random_clusters<J: Judge>(court: Court<J>, clusters: u32) ->
         panic!("{error}");
     }
     judged.get()
+}
+
+/// Whether the evaluator and tables that were changed after they were compiled disagree about some packet of so many random
+/// clusters.
+pub(crate) fn find_disagreement(change: fn(&mut Desired), clusters: u32) -> bool {
+    let court = RefCell::new(Court::<Memory>::new(None));
+    let config =
+        ProptestConfig { cases: clusters, failure_persistence: None, max_shrink_iters: 0, ..ProptestConfig::default() };
+    // The same clusters each time: whether a fault is met is no matter of luck.
+    let rng = TestRng::deterministic_rng(RngAlgorithm::ChaCha);
+    let outcome =
+        TestRunner::new_with_rng(config, rng).run(&(cluster(), vec(packet(), 1..=PACKETS)), |(spec, packets)| {
+            let world = World::of(&spec);
+            let mut desired = world.compile();
+            change(&mut desired);
+            let mut court = court.borrow_mut();
+            court.memory.hold(desired);
+            court.hear(&world, &packets, true).map_err(TestCaseError::fail).map(drop)
+        });
+    outcome.is_err()
 }

@@ -55,7 +55,8 @@ pub(crate) struct Memory(pub MemoryTables);
 
 impl Default for Memory {
     fn default() -> Self {
-        let tables = MemoryTables::new(Sizes::small());
+        // Few counters, since all of them are looked at after every packet.
+        let tables = MemoryTables::new(Sizes { rules: 256, ..Sizes::small() });
         for slot in 0..ENDPOINTS {
             tables.image.put_interface(FIRST_DEVICE + slot, interface_kind::ENDPOINT, slot).unwrap();
         }

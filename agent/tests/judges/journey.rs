@@ -4,7 +4,7 @@ use std::fmt;
 use std::net::IpAddr;
 
 use portcullis::model::{Family, Pod};
-use portcullis::state::{Desired, LocalId, RuleCause, RuleIdentity, RuleNumber};
+use portcullis::state::{Desired, LocalId, RuleIdentity, RuleNumber};
 use portcullis_common::layout::rule;
 use portcullis_common::packet::Drop;
 use portcullis_common::stamp::Stamp;
@@ -254,10 +254,6 @@ impl What {
             rule::NODE_PROCESS => Self::NodeProcess,
             number => desired.rules.get(&RuleNumber(number)).cloned().map_or(Self::Unnamed(number), Self::Rule),
         }
-    }
-
-    pub(crate) fn is_isolation(&self) -> bool {
-        matches!(self, Self::Rule(identity) if identity.cause == RuleCause::Isolation)
     }
 }
 

@@ -103,13 +103,15 @@ pub(crate) fn backends(world: &World, frontend: &Frontend) -> Option<Vec<Backend
 /// The evaluator, asked about packets.
 pub(crate) struct Oracle<'a> {
     pub(crate) world: &'a World,
+    /// The tables have settled. Before, what reaches a Service may be left to the packet's exit.
+    pub(crate) settled: bool,
     evaluator: Evaluator<'a>,
     nodes: NodeView<'a>,
 }
 
 impl<'a> Oracle<'a> {
     pub(crate) fn new(world: &'a World) -> Self {
-        Self { world, evaluator: Evaluator::new(&world.cluster), nodes: NodeView::of(&world.cluster) }
+        Self { world, settled: true, evaluator: Evaluator::new(&world.cluster), nodes: NodeView::of(&world.cluster) }
     }
 
     pub(crate) fn pod(&self, id: &LocalId) -> &'a Pod {
@@ -246,7 +248,7 @@ impl<'a> Oracle<'a> {
         if decisions.iter().any(|decision| decision.verdict == Verdict::Allow) {
             return Reached::Somebody;
         }
-        let certain = backends.iter().all(|backend| self.world.local_at(backend.address).is_none());
+        let certain = self.settled && backends.iter().all(|backend| self.world.local_at(backend.address).is_none());
         Reached::Nobody(what(&decisions[0], Direction::Egress), certain)
     }
 }
