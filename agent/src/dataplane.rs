@@ -10,6 +10,7 @@ mod host;
 mod load;
 mod memory;
 mod ranges;
+mod seeds;
 mod test_run;
 mod uninstall;
 
