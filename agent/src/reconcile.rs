@@ -8,6 +8,7 @@ mod audit;
 mod delta;
 mod devices;
 mod figures;
+mod flows;
 mod rules;
 mod slots;
 mod tables;
@@ -16,6 +17,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use portcullis_common::flow::Lifetime;
 
 use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
@@ -46,6 +48,8 @@ pub struct Settings {
     pub any_source: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
+    /// Idle lifetimes of flows in seconds, beside the defaults.
+    pub lifetimes: BTreeMap<Lifetime, u32>,
 }
 
 /// Why a pass failed. What was in force is in force.
@@ -107,6 +111,8 @@ pub struct Reconciler {
     rejudge: BTreeSet<LocalId>,
     /// Another pass may let go of what was kept for the way.
     settling: bool,
+    /// When the kernel's connection table is read.
+    connections: flows::Connections,
 }
 
 impl Reconciler {
@@ -138,6 +144,7 @@ impl Reconciler {
             behind: true,
             rejudge: BTreeSet::new(),
             settling: false,
+            connections: flows::Connections::default(),
         };
         reconciler.adopt();
         reconciler

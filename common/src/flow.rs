@@ -115,7 +115,7 @@ pub mod state {
 
 /// Indices into [`NodeConfig::lifetimes`]. The states are those of Linux' conntrack as far as they can be told without
 /// following sequence numbers; where two of its states cannot be told apart, the shorter time counts.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Lifetime {
     /// TCP, not answered: SYN_SENT.
@@ -199,9 +199,10 @@ pub(crate) const fn tag_of(hash: u64) -> u16 {
     (hash >> 48) as u16 | 1
 }
 
-/// The index of a flow's lifetime.
+/// The index of a flow's lifetime, by its protocol and the flags of its state.
 #[inline(always)]
-pub(crate) const fn lifetime_index(protocol: u8, state: u16) -> usize {
+#[must_use]
+pub const fn lifetime_index(protocol: u8, state: u16) -> usize {
     let assured = state & state::ASSURED != 0;
     let lifetime = match protocol {
         protocol::TCP if state & state::RSTS != 0 => Lifetime::TcpReset,
