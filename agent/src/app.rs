@@ -180,6 +180,8 @@ impl Agent {
         self.tally.manifest_errors += counts.errors as u64;
         self.tally.manifest_warnings += counts.warnings as u64;
         self.reconciler.objects(batch.changes);
+        let manifests::Unread { places, policies } = batch.unread;
+        self.reconciler.unread(reconcile::Unread { anything: places.into_values().collect(), policies });
     }
 
     /// One pass; tells when to make another though nothing happens.
@@ -225,7 +227,7 @@ impl Agent {
         match &health.last_error {
             None if health.synced => match self.reconciler.unattached() {
                 Some(reason) => Readiness::NotReady(reason.clone()),
-                None => Readiness::Ready,
+                None => self.reconciler.kept_because().map_or(Readiness::Ready, Readiness::NotReady),
             },
             None => Readiness::NotReady("nothing has been enforced yet".into()),
             Some(error) => Readiness::NotReady(error.clone()),

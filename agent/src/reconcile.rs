@@ -9,6 +9,7 @@ mod delta;
 mod devices;
 mod figures;
 mod flows;
+mod kept;
 mod rules;
 mod slots;
 mod tables;
@@ -30,6 +31,7 @@ use crate::state::image::{Full, Image};
 use crate::state::plan::StepError;
 
 pub use figures::Health;
+pub use kept::Unread;
 use rules::RuleTable;
 use slots::Slots;
 
@@ -89,6 +91,8 @@ pub struct Reconciler {
     leftovers: bool,
     /// Counters of rules that the agent before knew and this one does not.
     stale_rules: Vec<u32>,
+    /// Endpoints that stay as the agent before has left them.
+    kept: kept::Kept,
     /// What the tables of our bank hold.
     known: Flat,
     slots: Slots,
@@ -132,6 +136,7 @@ impl Reconciler {
             bank: 0,
             leftovers: false,
             stale_rules: Vec::new(),
+            kept: kept::Kept::default(),
             known: Flat::default(),
             slots: Slots::default(),
             rules: RuleTable::default(),
@@ -220,6 +225,7 @@ impl Reconciler {
         self.compiler.compile(&input, &dirty);
         self.local = local;
         self.rejudge.extend(self.compiler.desired().rejudge.iter().cloned());
+        self.keep();
         self.write_tables(first)?;
         if first {
             self.health.synced = true;

@@ -96,6 +96,9 @@ impl Reconciler {
                 _ => profile = profile.max(Some(first)),
             }
         }
+        let old = self.slots.used.values().map(|slot| slot.content);
+        let sets = old.flat_map(|row| [row.ingress, row.egress]).filter(|set| *set != 0).collect();
+        self.kept.start(&self.image, &sets, stored.clone());
         let start = Numbers::default();
         let numbers = Numbers {
             set: above(set, start.set),
