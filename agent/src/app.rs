@@ -61,7 +61,14 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
-        sizes: Sizes { endpoints: args.max_endpoints, ..Sizes::default() },
+        sizes: Sizes {
+            endpoints: args.max_endpoints,
+            wide_buckets: Sizes::buckets_for(args.sizes.max_addresses),
+            narrow_buckets: Sizes::buckets_for(args.sizes.max_rows),
+            ranges: args.sizes.max_ranges,
+            rules: args.sizes.max_rules,
+            ..Sizes::default()
+        },
         clsact: args.attach == Attach::Clsact,
         mark_shift: None,
         test: false,

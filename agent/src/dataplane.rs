@@ -79,6 +79,12 @@ pub enum DataplaneError {
         /// Why.
         source: aya::maps::MapError,
     },
+    /// The table of ranges has no room.
+    #[error("the ranges table is full ({capacity} entries): raise its size in the agent's settings")]
+    RangesFull {
+        /// Its entries.
+        capacity: u32,
+    },
     /// A hook could not be taken.
     #[error("cannot attach to {device} ({hook}): {reason}")]
     Attach {

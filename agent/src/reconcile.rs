@@ -69,6 +69,10 @@ impl From<StepError<DataplaneError>> for ReconcileError {
     fn from(error: StepError<DataplaneError>) -> Self {
         match error {
             StepError::Full(full) => Self::Full(full),
+            StepError::Kernel(DataplaneError::RangesFull { capacity }) => {
+                let capacity = capacity as usize;
+                Self::Full(Full { table: "ranges", used: capacity, capacity })
+            }
             StepError::Kernel(error) => Self::Dataplane(error),
         }
     }

@@ -46,6 +46,9 @@ pub struct RunArgs {
     /// Pods that have room in the tables of flows; each takes 256 KiB.
     #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub max_endpoints: u32,
+    /// Sizes of the other tables.
+    #[command(flatten)]
+    pub sizes: TableSizes,
     /// How programs are attached.
     #[arg(long, value_enum, default_value_t)]
     pub attach: Attach,
@@ -100,6 +103,25 @@ fn parse_lifetime(text: &str) -> Result<(Lifetime, u32), LifetimeError> {
         number.checked_mul(unit).filter(|seconds| *seconds > 0)
     };
     seconds().map(|seconds| (state, seconds)).ok_or_else(|| LifetimeError::Time { given: time.to_owned() })
+}
+
+/// Entries that the tables have room for. When one is full, the policy in force stays, which is reported. Tables that an
+/// agent before has left keep their sizes until `uninstall`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct TableSizes {
+    /// Addresses of pods, nodes and Services that policy asks about, and Services' ports; 32 bytes each. Rounded up to a
+    /// power of two.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1 << 18, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
+    pub max_addresses: u32,
+    /// Compiled rows: profiles, verdicts, reaches; 16 bytes each. Rounded up to a power of two.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1 << 18, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
+    pub max_rows: u32,
+    /// Ranges of addresses that policies name.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1 << 15, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub max_ranges: u32,
+    /// Rules of policies that apply to pods of this node; a counter of 16 bytes for each CPU.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1 << 14, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    pub max_rules: u32,
 }
 
 /// How programs are attached.
