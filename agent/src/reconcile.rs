@@ -8,6 +8,8 @@ mod audit;
 mod delta;
 mod devices;
 mod figures;
+mod flows;
+mod kept;
 mod rules;
 mod slots;
 mod tables;
@@ -16,6 +18,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use portcullis_common::flow::Lifetime;
 
 use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
@@ -28,6 +31,7 @@ use crate::state::image::{Full, Image};
 use crate::state::plan::StepError;
 
 pub use figures::Health;
+pub use kept::Unread;
 use rules::RuleTable;
 use slots::Slots;
 
@@ -46,6 +50,8 @@ pub struct Settings {
     pub any_source: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
+    /// Idle lifetimes of flows in seconds, beside the defaults.
+    pub lifetimes: BTreeMap<Lifetime, u32>,
 }
 
 /// Why a pass failed. What was in force is in force.
@@ -63,6 +69,10 @@ impl From<StepError<DataplaneError>> for ReconcileError {
     fn from(error: StepError<DataplaneError>) -> Self {
         match error {
             StepError::Full(full) => Self::Full(full),
+            StepError::Kernel(DataplaneError::RangesFull { capacity }) => {
+                let capacity = capacity as usize;
+                Self::Full(Full { table: "ranges", used: capacity, capacity })
+            }
             StepError::Kernel(error) => Self::Dataplane(error),
         }
     }
@@ -85,6 +95,8 @@ pub struct Reconciler {
     leftovers: bool,
     /// Counters of rules that the agent before knew and this one does not.
     stale_rules: Vec<u32>,
+    /// Endpoints that stay as the agent before has left them.
+    kept: kept::Kept,
     /// What the tables of our bank hold.
     known: Flat,
     slots: Slots,
@@ -107,6 +119,8 @@ pub struct Reconciler {
     rejudge: BTreeSet<LocalId>,
     /// Another pass may let go of what was kept for the way.
     settling: bool,
+    /// When the kernel's connection table is read.
+    connections: flows::Connections,
 }
 
 impl Reconciler {
@@ -126,6 +140,7 @@ impl Reconciler {
             bank: 0,
             leftovers: false,
             stale_rules: Vec::new(),
+            kept: kept::Kept::default(),
             known: Flat::default(),
             slots: Slots::default(),
             rules: RuleTable::default(),
@@ -138,6 +153,7 @@ impl Reconciler {
             behind: true,
             rejudge: BTreeSet::new(),
             settling: false,
+            connections: flows::Connections::default(),
         };
         reconciler.adopt();
         reconciler
@@ -213,6 +229,7 @@ impl Reconciler {
         self.compiler.compile(&input, &dirty);
         self.local = local;
         self.rejudge.extend(self.compiler.desired().rejudge.iter().cloned());
+        self.keep();
         self.write_tables(first)?;
         if first {
             self.health.synced = true;

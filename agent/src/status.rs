@@ -114,13 +114,15 @@ pub enum EndpointState {
     Pending,
     /// It claims a pod that another veth already is: nothing passes.
     Closed,
+    /// Its policy is what an agent before has left, since something that may be policy cannot be read.
+    Kept,
     /// The Pod object is gone and the veth is still there: its last policy holds.
     PodGone,
 }
 
 impl EndpointState {
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Enforced, Self::Pending, Self::Closed, Self::PodGone];
+    pub const ALL: [Self; 5] = [Self::Enforced, Self::Pending, Self::Closed, Self::Kept, Self::PodGone];
 
     /// Its name in JSON and metrics.
     #[must_use]
@@ -129,6 +131,7 @@ impl EndpointState {
             Self::Enforced => "enforced",
             Self::Pending => "pending",
             Self::Closed => "closed",
+            Self::Kept => "kept",
             Self::PodGone => "pod-gone",
         }
     }

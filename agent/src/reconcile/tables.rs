@@ -25,12 +25,15 @@ impl Reconciler {
         self.name_rules()?;
         self.make(&delta)?;
         self.turn(&delta)?;
-        let confirm = self.compiler.desired().endpoints.values().any(|endpoint| endpoint.egress.is_some());
+        let confirm = self.compiler.desired().endpoints.values().any(|endpoint| endpoint.egress.is_some())
+            || self.slots.used.values().any(|slot| slot.content.egress != 0);
         if confirm {
             self.set_node_flag(node_flag::CONFIRM, true);
         }
         if first {
             self.take_new_devices(false);
+        } else if self.egress_begins() {
+            self.seed_flows();
         }
         let changed = self.flip();
         if !confirm {
@@ -123,8 +126,11 @@ impl Reconciler {
     pub(super) fn open_endpoint(&mut self, ifindex: u32) -> bool {
         let Some(slot) = self.slots.used.get(&ifindex) else { return false };
         let policy = slot.id.as_ref().and_then(|id| self.compiler.desired().endpoints.get(id));
-        if policy.is_none() && slot.id.is_some() && slot.content.bank != self.bank {
-            // An agent before knew this pod, whose object is gone: its last policy stays, in the bank where it is.
+        if slot.content.bank != self.bank
+            && (policy.is_none() && slot.id.is_some() || self.kept.reasons.contains_key(&ifindex))
+        {
+            // An agent before knew this pod, whose object is gone, or whose policy cannot be read: its last policy stays, in
+            // the bank where it is.
             return false;
         }
         let wanted = self.row_of(&slot.content, policy);
@@ -210,6 +216,7 @@ impl Reconciler {
             }
         }
         self.leftovers = false;
+        self.kept.end();
         Ok(())
     }
 }

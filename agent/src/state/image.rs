@@ -84,6 +84,12 @@ impl Default for Sizes {
 }
 
 impl Sizes {
+    /// Buckets with room for this many rows.
+    #[must_use]
+    pub const fn buckets_for(rows: u32) -> u32 {
+        rows.div_ceil(WAYS as u32).next_power_of_two()
+    }
+
     /// Sizes for tests, where memory is made for every case.
     #[must_use]
     pub const fn small() -> Self {

@@ -18,6 +18,7 @@ mod detours;
 mod frames;
 mod input;
 mod manifests;
+mod restart;
 mod scenario;
 mod suite;
 mod table;
