@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, Pending, RunArgs, StatusArgs, StatusOutput};
+use crate::cli::run::{Attach, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
 use crate::reconcile::{self, ReconcileError, Reconciler};
@@ -78,7 +78,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         uplinks: args.uplinks.iter().cloned().collect(),
         service_ranges: args.service_cidrs.clone(),
         pod_ranges: args.pod_cidrs.clone(),
-        any_source: args.allow_any_source,
+        any_source: args.source_validation == SourceValidation::Off,
+        allow_tunnels: args.allow_tunnels,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),
     };

@@ -13,6 +13,7 @@ mod kept;
 mod rules;
 mod slots;
 mod tables;
+mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
@@ -48,6 +49,8 @@ pub struct Settings {
     pub pod_ranges: Vec<IpNet>,
     /// Pods may send from addresses that are not theirs.
     pub any_source: bool,
+    /// Pods may send what this node would unwrap behind the hooks.
+    pub allow_tunnels: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
     /// Idle lifetimes of flows in seconds, beside the defaults.
@@ -261,6 +264,7 @@ impl Reconciler {
         }
         if std::mem::take(&mut self.devices_changed) {
             self.matcher.links(self.snapshot.clone());
+            self.tell_tunnels();
             let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len() && !net.addr().is_loopback();
             let addresses = self.snapshot.local.iter().map(|local| local.network).filter(single).map(|net| net.addr());
             let node =

@@ -52,9 +52,14 @@ pub struct RunArgs {
     /// How programs are attached.
     #[arg(long, value_enum, default_value_t)]
     pub attach: Attach,
-    /// Let pods send from addresses that are not theirs.
+    /// Whether a pod may send only from its own addresses, speak in ARP and neighbour discovery only for them, and be sent
+    /// only what is for them.
+    #[arg(long, value_enum, default_value_t)]
+    pub source_validation: SourceValidation,
+    /// Let pods send what this node would unwrap behind the hooks: IP in IP, GRE, and UDP to the ports of its own tunnel
+    /// devices (VXLAN, GENEVE, bare UDP).
     #[arg(long)]
-    pub allow_any_source: bool,
+    pub allow_tunnels: bool,
     /// What a veth may do whose pod is not known yet.
     #[arg(long, value_enum, default_value_t)]
     pub pending: Pending,
@@ -122,6 +127,16 @@ pub struct TableSizes {
     /// Rules of policies that apply to pods of this node; a counter of 16 bytes for each CPU.
     #[arg(long, value_name = "NUMBER", default_value_t = 1 << 14, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     pub max_rules: u32,
+}
+
+/// Whether addresses of packets at a pod's interface must be the pod's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SourceValidation {
+    /// They must.
+    #[default]
+    On,
+    /// Any will do: for nodes whose pods route for others.
+    Off,
 }
 
 /// How programs are attached.

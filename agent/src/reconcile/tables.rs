@@ -173,7 +173,8 @@ impl Reconciler {
             v6: of_family(false),
             ingress: policy.ingress.map_or(0, |set| set.0),
             egress: policy.egress.map_or(0, |set| set.0),
-            flags: if any { endpoint_flag::ANY_ADDRESS } else { 0 },
+            flags: if any { endpoint_flag::ANY_ADDRESS } else { 0 }
+                | if self.settings.allow_tunnels { endpoint_flag::TUNNELS } else { 0 },
             ..identity
         }
     }

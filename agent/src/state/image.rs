@@ -224,7 +224,14 @@ impl Image {
         }
     }
 
-    /// Sets the UDP ports of the node's tunnel devices; 0 stands for none.
+    /// The UDP ports of the node's tunnel devices; 0 stands for none.
+    #[must_use]
+    pub fn tunnels(&self) -> [u16; 4] {
+        let word = self.regions.node.words()[10].load(Ordering::Acquire);
+        [word as u16, (word >> 16) as u16, (word >> 32) as u16, (word >> 48) as u16]
+    }
+
+    /// Sets them.
     pub fn set_tunnels(&self, ports: [u16; 4]) {
         let word = ports.iter().rev().fold(0, |word, port| word << 16 | u64::from(*port));
         self.regions.node.words()[10].store(word, Ordering::Release);
