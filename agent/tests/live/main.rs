@@ -16,6 +16,7 @@ mod connections;
 mod counters;
 mod detours;
 mod frames;
+mod headers;
 mod input;
 mod manifests;
 mod restart;
