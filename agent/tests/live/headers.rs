@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 use portcullis_testbed::{Host, Protocol, Service, Shape, TestbedOptions};
 use serde_json::{Value, json};
 
-use crate::agent::PATIENCE;
+use crate::agent::{Agent, PATIENCE};
 use crate::attacks::{address, arrives_in, next_hop, pair};
 use crate::cluster::{LiveCluster, Plan, service_port};
 use crate::frames::{self, Addresses, Hop, Mac};
@@ -249,12 +249,12 @@ fn path_mtu_discovery_works_through_policy() {
         let (client, outside) = (cluster.pod("x/a"), cluster.bed.outside());
         cluster.bed.fabric().namespace().ip([format!("link set outside mtu {NARROW}")]).unwrap();
         outside.namespace().ip([format!("link set eth0 mtu {NARROW}")]).unwrap();
-        for (v4, vip) in [(true, IpAddr::from([10, 0, 7, 7])), (false, "fd00:10:96::7:7".parse().unwrap())] {
+        for (v4, vip) in [(true, IpAddr::from([10, 0, 7, 7])), (false, "fd00:10:96::707".parse().unwrap())] {
             let service = Service::new(&format!("x/outside-{v4}")).vip(vip).port(Protocol::Udp, CLOSED_PORT);
             cluster.bed.service(service.backend(outside, CLOSED_PORT)).unwrap();
             for (name, to) in [("directly", address(outside, v4)), ("through a Service", vip)] {
                 let learnt = learns_the_mtu(client, SocketAddr::new(to, CLOSED_PORT), PATIENCE);
-                assert!(learnt, "{way:?}, {name}, IPv4 {v4}");
+                assert!(learnt, "{way:?}, {name}, IPv4 {v4}; {}", drops(&cluster));
             }
         }
         // The denied port's flow does not exist, so nobody is told of its way.
@@ -262,6 +262,17 @@ fn path_mtu_discovery_works_through_policy() {
         let to = SocketAddr::new(address(outside, true), 9);
         assert!(!learns_the_mtu(denied, to, Duration::from_millis(300)), "{way:?}: a pod that may not send");
     }
+}
+
+/// What the agents have dropped, by node and reason.
+fn drops(cluster: &LiveCluster) -> String {
+    let of = |(node, agent): (usize, &Agent)| {
+        let samples = agent.metrics();
+        let dropped = samples.iter().filter(|sample| sample.name.contains("drop") && sample.value > 0.0);
+        let shown: Vec<String> = dropped.map(|sample| format!("{:?} {}", sample.labels, sample.value)).collect();
+        format!("node {node}: {}", shown.join(", "))
+    };
+    cluster.agents.iter().enumerate().map(of).collect::<Vec<_>>().join("; ")
 }
 
 /// Whether a pod hears that nobody listens on a port.
@@ -298,11 +309,11 @@ fn errors_pass_between_pods_about_their_flows_only() {
                     assert!(is_refused(client, to), "{way:?}, agents {agents}: {to} of {server}");
                 }
                 if way != Way::BridgedAround {
-                    let vip: IpAddr = if v4 { [10, 0, 7, 8].into() } else { "fd00:10:96::7:8".parse().unwrap() };
+                    let vip: IpAddr = if v4 { [10, 0, 7, 8].into() } else { "fd00:10:96::708".parse().unwrap() };
                     let service = Service::new(&format!("x/closed-{v4}")).vip(vip).port(Protocol::Udp, CLOSED_PORT);
                     cluster.bed.service(service.backend(cluster.pod("x/b"), CLOSED_PORT)).unwrap();
                     let to = SocketAddr::new(vip, CLOSED_PORT);
-                    assert!(is_refused(client, to), "{way:?}, agents {agents}: {to}, a Service");
+                    assert!(is_refused(client, to), "{way:?}, agents {agents}: {to}, a Service; {}", drops(&cluster));
                 }
             }
             forged_errors(&cluster, way, agents);
