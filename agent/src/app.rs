@@ -59,7 +59,12 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
-        sizes: Sizes { endpoints: args.max_endpoints, ..Sizes::default() },
+        sizes: Sizes {
+            endpoints: args.max_endpoints,
+            narrow_buckets: Sizes::buckets_for(args.max_rows),
+            wide_buckets: Sizes::buckets_for(args.max_addresses),
+            ..Sizes::default()
+        },
         clsact: args.attach == Attach::Clsact,
         mark_shift: None,
         test: false,

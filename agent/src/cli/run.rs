@@ -45,6 +45,13 @@ pub struct RunArgs {
     /// Pods that have room in the tables of flows; each takes 256 KiB.
     #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub max_endpoints: u32,
+    /// Addresses and Service ports that have room in the tables. Each takes about 90 bytes, twice: an agent that starts
+    /// builds its tables beside those in force.
+    #[arg(long, value_name = "NUMBER", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(1000..=40_000_000))]
+    pub max_addresses: u32,
+    /// Rows that policies are compiled to, for which there is room. Each takes about 45 bytes, twice.
+    #[arg(long, value_name = "NUMBER", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(1000..=40_000_000))]
+    pub max_rows: u32,
     /// How programs are attached.
     #[arg(long, value_enum, default_value_t)]
     pub attach: Attach,

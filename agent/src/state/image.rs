@@ -72,9 +72,9 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            narrow_buckets: 1 << 15,
-            wide_buckets: 1 << 15,
-            ranges: 1 << 15,
+            narrow_buckets: 1 << 16,
+            wide_buckets: 1 << 16,
+            ranges: 1 << 16,
             rules: 1 << 14,
             endpoints: 256,
             share_bits: 9,
