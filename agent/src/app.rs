@@ -46,6 +46,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// How often the tables are compared with what they should be.
 const AUDIT: Duration = Duration::from_secs(60);
+/// How often the programs' counts tell whether flows must be looked up in the kernel's connection table.
+const LOOK: Duration = Duration::from_millis(250);
 /// How often the main loop says that it lives, and how long it may be silent.
 const BEAT: Duration = Duration::from_secs(5);
 const BEAT_LIMIT: Duration = Duration::from_secs(30);
@@ -61,8 +63,10 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         pin_dir: args.pin_dir.clone(),
         sizes: Sizes {
             endpoints: args.max_endpoints,
-            narrow_buckets: Sizes::buckets_for(args.max_rows),
-            wide_buckets: Sizes::buckets_for(args.max_addresses),
+            wide_buckets: Sizes::buckets_for(args.sizes.max_addresses),
+            narrow_buckets: Sizes::buckets_for(args.sizes.max_rows),
+            ranges: 2 * args.sizes.max_ranges,
+            rules: args.sizes.max_rules,
             ..Sizes::default()
         },
         clsact: args.attach == Attach::Clsact,
@@ -76,6 +80,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         pod_ranges: args.pod_cidrs.clone(),
         any_source: args.allow_any_source,
         open_pending: args.pending == Pending::Open,
+        lifetimes: args.flow_lifetimes.iter().copied().collect(),
     };
     let server = Server::bind(args.listen, &args.socket).await?;
     let (questions, mut asked) = mpsc::channel(16);
@@ -103,6 +108,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     // A moment, not a pause: questions come more often than some pauses last, and must not begin them anew.
     let mut again = agent.pass(Some(begun)).map(|pause| Instant::now() + pause);
     let mut audits = tokio::time::interval(AUDIT);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ready.send_replace(agent.readiness());
         beat.send_replace(Instant::now());
@@ -131,6 +138,10 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             }
             () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now).into()), if again.is_some() => {}
             () = tokio::time::sleep(BEAT) => continue,
+            _ = looks.tick() => {
+                agent.reconciler.look_after_flows();
+                continue;
+            }
             _ = audits.tick() => {
                 if let Err(error) = agent.reconciler.audit() {
                     tracing::error!("the tables differ from what they should be: {error}");

@@ -12,6 +12,7 @@ mod load;
 mod lock;
 mod memory;
 mod ranges;
+mod seeds;
 mod test_run;
 mod uninstall;
 
@@ -89,6 +90,12 @@ pub enum DataplaneError {
         name: &'static str,
         /// Why.
         source: aya::maps::MapError,
+    },
+    /// The table of ranges has no room.
+    #[error("the ranges table is full ({capacity} entries): raise its size in the agent's settings")]
+    RangesFull {
+        /// Its entries.
+        capacity: u32,
     },
     /// A hook could not be taken.
     #[error("cannot attach to {device} ({hook}): {reason}")]

@@ -8,6 +8,7 @@ mod audit;
 mod delta;
 mod devices;
 mod figures;
+mod flows;
 mod kept;
 mod rules;
 mod slots;
@@ -18,6 +19,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use portcullis_common::flow::Lifetime;
 
 use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
@@ -49,6 +51,8 @@ pub struct Settings {
     pub any_source: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
+    /// Idle lifetimes of flows in seconds, beside the defaults.
+    pub lifetimes: BTreeMap<Lifetime, u32>,
 }
 
 /// Why a pass failed. What was in force is in force.
@@ -66,6 +70,10 @@ impl From<StepError<DataplaneError>> for ReconcileError {
     fn from(error: StepError<DataplaneError>) -> Self {
         match error {
             StepError::Full(full) => Self::Full(full),
+            StepError::Kernel(DataplaneError::RangesFull { capacity }) => {
+                let capacity = capacity as usize;
+                Self::Full(Full { table: "ranges", used: capacity, capacity })
+            }
             StepError::Kernel(error) => Self::Dataplane(error),
         }
     }
@@ -115,6 +123,8 @@ pub struct Reconciler {
     unconfirmed: BTreeSet<u32>,
     /// Another pass may let go of what was kept for the way.
     settling: bool,
+    /// When the kernel's connection table is read.
+    connections: flows::Connections,
 }
 
 impl Reconciler {
@@ -148,6 +158,7 @@ impl Reconciler {
             rejudge: BTreeSet::new(),
             unconfirmed: BTreeSet::new(),
             settling: false,
+            connections: flows::Connections::default(),
         };
         reconciler.adopt();
         reconciler

@@ -12,6 +12,7 @@ pub mod exit;
 pub mod flow;
 pub mod layout;
 pub mod packet;
+pub mod seed;
 pub mod stamp;
 pub mod tables;
 pub mod verdict;

@@ -17,8 +17,8 @@ use crate::state::image::{Image, Memory, Regions, Sizes};
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
 
 /// Every program.
-pub(super) const PROGRAMS: [&str; 8] =
-    ["from_pod", "to_pod", "to_uplink", "to_uplink_l3", "from_uplink", "from_uplink_l3", "nothing", "clock"];
+pub(super) const PROGRAMS: [&str; 9] =
+    ["from_pod", "to_pod", "to_uplink", "to_uplink_l3", "from_uplink", "from_uplink_l3", "nothing", "clock", "seed"];
 
 /// Maps that outlive the agent.
 const PINNED: [&str; 14] = [

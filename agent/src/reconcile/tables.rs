@@ -36,6 +36,8 @@ impl Reconciler {
         }
         if first {
             self.take_new_devices(false);
+        } else if self.egress_begins() {
+            self.seed_flows();
         }
         let changed = self.flip();
         self.unconfirmed.extend(&changed);
