@@ -65,7 +65,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             endpoints: args.max_endpoints,
             wide_buckets: Sizes::buckets_for(args.sizes.max_addresses),
             narrow_buckets: Sizes::buckets_for(args.sizes.max_rows),
-            ranges: args.sizes.max_ranges,
+            ranges: 2 * args.sizes.max_ranges,
             rules: args.sizes.max_rules,
             ..Sizes::default()
         },

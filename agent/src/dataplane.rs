@@ -6,8 +6,10 @@
 mod attach;
 mod clock;
 mod counters;
+mod grace;
 mod host;
 mod load;
+mod lock;
 mod memory;
 mod ranges;
 mod seeds;
@@ -19,7 +21,8 @@ use std::path::{Path, PathBuf};
 
 pub use attach::Hooks;
 pub use counters::Counters;
-pub use host::{grace_period, namespace_of_this_thread};
+pub use grace::{Grace, grace_period};
+pub use host::namespace_of_this_thread;
 pub use load::{Dataplane, Found, Settings};
 pub use ranges::RangeTable;
 pub use test_run::{TestInput, TestOutput};
@@ -57,6 +60,15 @@ pub enum DataplaneError {
     /// The pins are another network namespace's.
     #[error("{} belongs to another network namespace: give this one a --pin-dir of its own", path.display())]
     OtherNamespace {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// Another process writes what is pinned here.
+    #[error(
+        "{} is in use by another agent, or is being uninstalled: stop that first, or give this one a --pin-dir of its own",
+        path.display()
+    )]
+    InUse {
         /// The pin directory.
         path: PathBuf,
     },

@@ -110,7 +110,7 @@ pub struct EndpointStatus {
 pub enum EndpointState {
     /// It is a pod's, and policy holds.
     Enforced,
-    /// It is surely a pod's, but it is not known whose: the setting for undecided pods holds.
+    /// It is surely a pod's, but it is not known whose, or of which address: the setting for undecided pods holds.
     Pending,
     /// It claims a pod that another veth already is: nothing passes.
     Closed,

@@ -9,6 +9,7 @@
     reason = "helpers of tests; clippy.toml allows them only inside the tests themselves"
 )]
 
+mod addresses;
 mod agent;
 mod attacks;
 mod cluster;
