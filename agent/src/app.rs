@@ -13,7 +13,7 @@ use tokio::task::JoinHandle;
 use crate::cli::run::{Attach, Pending, RunArgs, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
-use crate::reconcile::{self, ReconcileError, Reconciler};
+use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
 use crate::state::image::Sizes;
 use crate::status::UpdateResult;
@@ -46,6 +46,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// How often the tables are compared with what they should be.
 const AUDIT: Duration = Duration::from_secs(60);
+/// How often links and pins are asked for: within a second they are as they should be.
+const LOOK: Duration = Duration::from_millis(500);
 /// How often the main loop says that it lives, and how long it may be silent.
 const BEAT: Duration = Duration::from_secs(5);
 const BEAT_LIMIT: Duration = Duration::from_secs(30);
@@ -61,7 +63,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         pin_dir: args.pin_dir.clone(),
         sizes: Sizes { endpoints: args.max_endpoints, ..Sizes::default() },
         clsact: args.attach == Attach::Clsact,
-        mark_shift: None,
+        mark_shift: args.stamp_mark_shift,
         test: false,
     })?;
     let settings = reconcile::Settings {
@@ -71,6 +73,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         pod_ranges: args.pod_cidrs.clone(),
         any_source: args.allow_any_source,
         open_pending: args.pending == Pending::Open,
+        replace_ingress_qdisc: args.replace_ingress_qdisc,
+        stamp_in_mark: args.stamp_mark_shift.is_some(),
     };
     let server = Server::bind(args.listen, &args.socket).await?;
     let (questions, mut asked) = mpsc::channel(16);
@@ -85,6 +89,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
 
     let mut agent = Agent { reconciler: Reconciler::new(settings, dataplane, image), tally: Tally::default(), told: 0 };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
+    let mut filters = netlink::watch_filters()?;
     let (sender, mut batches) = mpsc::channel(16);
     let folder = args.manifests.clone();
     let mut follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
@@ -98,6 +103,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     // A moment, not a pause: questions come more often than some pauses last, and must not begin them anew.
     let mut again = agent.pass(Some(begun)).map(|pause| Instant::now() + pause);
     let mut audits = tokio::time::interval(AUDIT);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ready.send_replace(agent.readiness());
         beat.send_replace(Instant::now());
@@ -126,7 +133,17 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             }
             () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now).into()), if again.is_some() => {}
             () = tokio::time::sleep(BEAT) => continue,
+            _ = looks.tick() => {
+                agent.look(&Scope::Links, &mut again);
+                continue;
+            }
+            Some(changed) = filters.recv() => {
+                let scope = changed.map_or(Scope::All, Scope::Devices);
+                agent.look(&scope, &mut again);
+                continue;
+            }
             _ = audits.tick() => {
+                agent.look(&Scope::All, &mut again);
                 if let Err(error) = agent.reconciler.audit() {
                     tracing::error!("the tables differ from what they should be: {error}");
                 }
@@ -194,6 +211,14 @@ impl Agent {
                 tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
                 Some(RETRY)
             }
+        }
+    }
+
+    /// Looks after the hooks; what could not be put right is tried again.
+    fn look(&mut self, scope: &Scope, again: &mut Option<Instant>) {
+        self.reconciler.check_hooks(scope);
+        if self.reconciler.unattached().is_some() {
+            again.get_or_insert_with(|| Instant::now() + RETRY);
         }
     }
 

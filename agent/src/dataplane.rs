@@ -4,11 +4,13 @@
 //! programs atomically and goes on. The directory carries the layout's version and belongs to one network namespace.
 
 mod attach;
+mod bpf;
 mod clock;
 mod counters;
 mod host;
 mod load;
 mod memory;
+mod pins;
 mod ranges;
 mod test_run;
 mod uninstall;
@@ -16,7 +18,7 @@ mod uninstall;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use attach::Hooks;
+pub use attach::{Direction, HANDLES, Hooks, PRIORITY};
 pub use counters::Counters;
 pub use host::{grace_period, namespace_of_this_thread};
 pub use load::{Dataplane, Found, Settings};
@@ -57,6 +59,12 @@ pub enum DataplaneError {
     #[error("{} belongs to another network namespace: give this one a --pin-dir of its own", path.display())]
     OtherNamespace {
         /// The pin directory.
+        path: PathBuf,
+    },
+    /// Another agent has the pins.
+    #[error("an agent is running with the pins in {}: stop it first", path.display())]
+    Running {
+        /// The layout's directory.
         path: PathBuf,
     },
     /// The programs or maps could not be loaded.

@@ -8,6 +8,7 @@ mod audit;
 mod delta;
 mod devices;
 mod figures;
+mod guard;
 mod rules;
 mod slots;
 mod tables;
@@ -28,6 +29,7 @@ use crate::state::image::{Full, Image};
 use crate::state::plan::StepError;
 
 pub use figures::Health;
+pub use guard::Scope;
 use rules::RuleTable;
 use slots::Slots;
 
@@ -46,6 +48,10 @@ pub struct Settings {
     pub any_source: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
+    /// An `ingress` qdisc where clsact is needed gives way, with all that is on it.
+    pub replace_ingress_qdisc: bool,
+    /// The stamp is in `mark`, where others' filters leave it alone.
+    pub stamp_in_mark: bool,
 }
 
 /// Why a pass failed. What was in force is in force.

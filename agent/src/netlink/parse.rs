@@ -5,10 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 
-use crate::endpoints::{Link, LinkKind};
+use crate::endpoints::{Link, LinkKind, LinkLayer};
 
 /// `RT_TABLE_LOCAL` of linux/rtnetlink.h.
 const RT_TABLE_LOCAL: u32 = 255;
@@ -45,6 +45,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         incarnation: 0,
         name: String::new(),
         kind: LinkKind::Physical,
+        layer: layer(message.header.link_layer_type),
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
         master: None,
@@ -77,6 +78,23 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         link.peer_ifindex = None;
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+/// PPP's header and those of tunnels are put before the packet behind tc. A loopback device writes Ethernet headers.
+fn layer(layer: LinkLayerType) -> LinkLayer {
+    use LinkLayerType as Type;
+    match layer {
+        Type::Ether | Type::Loopback => LinkLayer::Ethernet,
+        Type::None
+        | Type::Rawip
+        | Type::Ppp
+        | Type::Tunnel
+        | Type::Tunnel6
+        | Type::Sit
+        | Type::Ipgre
+        | Type::Ip6gre => LinkLayer::Ip,
+        _ => LinkLayer::Unknown,
+    }
 }
 
 fn kind(kind: &InfoKind) -> LinkKind {
