@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
-use portcullis_testbed::{Host, Node, Outcome, Pod, Probe, Protocol, Shape};
+use portcullis_testbed::{Host, Node, Outcome, Pod, Probe, Protocol, Shape, probe_all};
 use serde_json::{Value, json};
 
 use crate::agent::Agent;
@@ -47,6 +47,7 @@ pub(crate) fn cluster(shape: Shape, arguments: &[&str]) -> LiveCluster {
 pub(crate) fn verdicts(cluster: &LiveCluster, context: &str) {
     let pod = |name: &str| cluster.pod(name);
     let (server, far) = (pod("x/b"), pod("y/b"));
+    let mut rows = Vec::new();
     for v4 in [true, false] {
         let of = |pod: &Pod| pod.addresses().into_iter().find(|address| address.is_ipv4() == v4).unwrap();
         let vip = |name: &str| (cluster.vip(name, v4), service_port(80));
@@ -59,12 +60,15 @@ pub(crate) fn verdicts(cluster: &LiveCluster, context: &str) {
             ("another client, by a Service", "x/a", vip("x/b"), false),
             ("an unwanted destination", "x/a", (of(pod("x/c")), 80), false),
         ] {
-            let probe = Probe::new(pod(from), to, Protocol::Tcp, port);
             let patience = Duration::from_millis(if allowed { 3000 } else { 300 });
-            let outcome = probe.timeout(patience).run();
-            let right = if allowed { matches!(outcome, Outcome::Answered(_)) } else { outcome == Outcome::Timeout };
-            assert!(right, "{context}: {what} from {from} to {to} port {port}: {outcome:?}\n{}", cluster.agents[0].log());
+            let probe = Probe::new(pod(from), to, Protocol::Tcp, port).timeout(patience);
+            rows.push((format!("{what}, from {from} to {to} port {port}"), allowed, probe));
         }
+    }
+    let outcomes = probe_all(&rows.iter().map(|(.., probe)| probe.clone()).collect::<Vec<_>>());
+    for ((what, allowed, _), outcome) in rows.iter().zip(outcomes) {
+        let right = if *allowed { matches!(outcome, Outcome::Answered(_)) } else { outcome == Outcome::Timeout };
+        assert!(right, "{context}: {what}: {outcome:?}\n{}", cluster.agents[0].log());
     }
 }
 
@@ -276,7 +280,8 @@ impl Drop for Bpffs {
 
 #[test]
 fn links_and_others_programs_keep_their_verdicts() {
-    let cluster = cluster(Shape::Routed, &[]);
+    // Bridged, since a frame that is redirected keeps its destination, which is the server's address there.
+    let cluster = cluster(Shape::Bridged, &[]);
     let (agent, node) = (&cluster.agents[0], cluster.bed.node(0));
     let index = |pod: &str| node.ifindex(cluster.pod(pod).veth()).unwrap();
     let ask = |from: &Host, to: &Pod, patience: u64| {
