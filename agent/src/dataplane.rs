@@ -4,6 +4,7 @@
 //! programs atomically and goes on. The directory carries the layout's version and belongs to one network namespace.
 
 mod attach;
+mod bpf;
 mod clock;
 mod counters;
 mod grace;
@@ -11,6 +12,7 @@ mod host;
 mod load;
 mod lock;
 mod memory;
+mod pins;
 mod ranges;
 mod seeds;
 mod test_run;
@@ -19,7 +21,7 @@ mod uninstall;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use attach::Hooks;
+pub use attach::{Direction, HANDLES, Hooks, PRIORITY};
 pub use counters::Counters;
 pub use grace::{Grace, grace_period};
 pub use host::namespace_of_this_thread;

@@ -9,6 +9,7 @@ mod delta;
 mod devices;
 mod figures;
 mod flows;
+mod guard;
 mod kept;
 mod rules;
 mod slots;
@@ -33,6 +34,7 @@ use crate::state::image::{Full, Image};
 use crate::state::plan::StepError;
 
 pub use figures::Health;
+pub use guard::Scope;
 pub use kept::Unread;
 use rules::RuleTable;
 use slots::Slots;
@@ -56,6 +58,10 @@ pub struct Settings {
     pub open_pending: bool,
     /// Idle lifetimes of flows in seconds, beside the defaults.
     pub lifetimes: BTreeMap<Lifetime, u32>,
+    /// An `ingress` qdisc where clsact is needed gives way, with all that is on it.
+    pub replace_ingress_qdisc: bool,
+    /// The stamp is in `mark`, where others' filters leave it alone.
+    pub stamp_in_mark: bool,
 }
 
 /// Why a pass failed. What was in force is in force.

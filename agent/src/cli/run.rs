@@ -56,6 +56,14 @@ pub struct RunArgs {
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
     pub source_validation: SourceValidation,
+    /// Where programs are filters (before 6.6): an `ingress` qdisc on a device gives way to clsact, with every filter on
+    /// it, such as the bandwidth plugin's limit of what a pod sends. Without this such a device is not enforced.
+    #[arg(long)]
+    pub replace_ingress_qdisc: bool,
+    /// Carry the stamp that packets get on their way through the node in sixteen bits of their mark, from this bit on, in
+    /// place of tc_index. kube-proxy uses bits 14 and 15.
+    #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub stamp_mark_shift: Option<u32>,
     /// Let pods send what this node would unwrap behind the hooks: IP in IP, GRE, and UDP to the ports of its own tunnel
     /// devices (VXLAN, GENEVE, bare UDP).
     #[arg(long)]

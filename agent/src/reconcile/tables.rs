@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use portcullis_common::layout::{BANKS, EndpointRow, endpoint_word, node_flag};
+use portcullis_common::layout::{BANKS, EndpointRow, endpoint_flag, endpoint_word, node_flag};
 
 use super::delta::Delta;
 use super::{ReconcileError, Reconciler, Settings};

@@ -108,6 +108,19 @@ impl Agent {
         &self.pin_dir
     }
 
+    /// Keeps its pins elsewhere.
+    pub(crate) fn pin_at(&mut self, pin_dir: PathBuf) {
+        self.pin_dir = pin_dir;
+    }
+
+    /// Asks `/metrics` until one of these counters is above what it was.
+    pub(crate) fn await_above(&self, what: &str, name: &str, labels: &[(&str, &str)], before: f64) {
+        self.await_metrics(what, |samples| {
+            let matching = samples.iter().filter(|sample| sample.name == name && sample.has(labels));
+            matching.map(|sample| sample.value).sum::<f64>() > before
+        });
+    }
+
     /// SIGTERM, and its end.
     pub(crate) fn terminate(&mut self) {
         let process = self.process.take().unwrap();
