@@ -18,6 +18,7 @@ mod detours;
 mod frames;
 mod input;
 mod manifests;
+mod rewritten;
 mod scenario;
 mod suite;
 mod table;
