@@ -112,6 +112,8 @@ fn detours(rows: &mut Rows<'_>) {
                 rows.add(&what, &client, (own, port), who.name(), move |allows| allows.allows(who));
             }
         }
+        let bad = |allows: Allows| allows.allows(Who::NearBad);
+        rows.add("its node's address, taken by a Service", &client, (own, PORT), "x/bad", bad);
         let other = of_family(&ground.node_addresses(1), v4);
         for (port, who) in [(9100, Who::Far), (9101, Who::FarBad)] {
             let what = format!("another node's host port of {who:?}");

@@ -1,6 +1,7 @@
 //! Every packet is judged once for each pod whose policy it concerns, by whatever devices it leaves: the counters of the
 //! rules tell.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::{SocketAddr, UdpSocket};
 use std::time::Instant;
 
@@ -14,12 +15,12 @@ use crate::agent::{Agent, PATIENCE};
 /// Datagrams to each destination.
 const COUNT: u16 = 7;
 
-fn send(from: &Host, to: SocketAddr, source_port: u16) {
+fn send(from: &Host, to: SocketAddr, source_port: u16, payload: &str) {
     let sent = from.namespace().run(|| {
         let any = if to.is_ipv4() { "0.0.0.0" } else { "::" };
         let socket = UdpSocket::bind((any, source_port))?;
         for _ in 0..COUNT {
-            socket.send_to(b"nobody answers this", to)?;
+            socket.send_to(payload.as_bytes(), to)?;
         }
         Ok(())
     });
@@ -42,6 +43,19 @@ fn listen(host: &Host) -> [UdpSocket; 2] {
         Ok(UdpSocket::from(socket))
     });
     [v4, v6.unwrap()]
+}
+
+/// How often each datagram has come.
+fn arrivals(sockets: &[[UdpSocket; 2]]) -> BTreeMap<String, u16> {
+    let mut arrived = BTreeMap::new();
+    for socket in sockets.iter().flatten() {
+        socket.set_nonblocking(true).unwrap();
+        let mut buffer = [0; 256];
+        while let Ok(length) = socket.recv(&mut buffer) {
+            *arrived.entry(String::from_utf8_lossy(&buffer[..length]).into_owned()).or_default() += 1;
+        }
+    }
+    arrived
 }
 
 fn packets(agent: &Agent, policy: &str, direction: &str, verdict: &str) -> u32 {
@@ -73,6 +87,7 @@ pub(super) fn judge(ground: &Ground) -> Vec<String> {
         ]
     };
     let before = count();
+    let mut sent: BTreeMap<String, u16> = BTreeMap::new();
     let mut expected = before;
     let [allowed, denied, near, far] = &mut expected;
     for v4 in [true, false] {
@@ -81,8 +96,14 @@ pub(super) fn judge(ground: &Ground) -> Vec<String> {
             let direct = SocketAddr::new(ground.address(who, v4), TARGET);
             let balancer = SocketAddr::new(front.balancer(v4), PORT);
             let balancer = if ground.setting.known_services { balancer } else { direct };
-            for to in [direct, SocketAddr::new(front.vip(v4), PORT), balancer] {
-                send(&client, to, source_port(at));
+            let node_port =
+                SocketAddr::new(ground.cluster.bed.node(0).addresses()[usize::from(!v4)], front.node_port());
+            for to in [direct, SocketAddr::new(front.vip(v4), PORT), balancer, node_port] {
+                let payload = format!("to {to}, meant for {who:?}");
+                send(&client, to, source_port(at), &payload);
+                if allows.allows(who) {
+                    *sent.entry(payload).or_default() += COUNT;
+                }
                 *(if allows.allows(who) { &mut *allowed } else { &mut *denied }) += u32::from(COUNT);
                 *near += if who == Who::Near { u32::from(COUNT) } else { 0 };
                 *far += if who == Who::Far { u32::from(COUNT) } else { 0 };
@@ -95,9 +116,17 @@ pub(super) fn judge(ground: &Ground) -> Vec<String> {
     while counted.iter().zip(expected).any(|(now, wanted)| *now < wanted) && Instant::now() < deadline {
         counted = count();
     }
-    drop(silent);
-    if counted == expected {
-        return Vec::new();
+    let mut wrong = Vec::new();
+    if counted != expected {
+        wrong.push(format!("allowed, denied, to near, to far: {counted:?}, should be {expected:?}, were {before:?}"));
     }
-    vec![format!("packets allowed, denied, to near, to far: {counted:?}, should be {expected:?}, were {before:?}")]
+    // What was denied may not arrive either, though nobody would hear an answer.
+    let arrived = arrivals(&silent);
+    for payload in sent.keys().chain(arrived.keys()).collect::<BTreeSet<_>>() {
+        let (sent, arrived) = (sent.get(payload).unwrap_or(&0), arrived.get(payload).unwrap_or(&0));
+        if sent != arrived {
+            wrong.push(format!("of {sent} datagrams that are allowed {payload}, {arrived} have arrived"));
+        }
+    }
+    wrong
 }

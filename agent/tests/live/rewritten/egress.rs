@@ -93,6 +93,18 @@ fn rows(ground: &Ground) -> Vec<Row<Behind>> {
                     key: Behind::Known(who),
                 });
             }
+            // No policy denies what nobody gets.
+            rows.push(Row {
+                what: "a Service without backends".to_owned(),
+                from: ground.host(Who::Itself),
+                source: None,
+                to: ground.front("empty").vip(v4),
+                protocol,
+                port: PORT,
+                backend: None,
+                answer: rows::REFUSED.to_owned(),
+                key: Behind::Known(Who::Itself),
+            });
             for front in &ground.fronts {
                 services(ground, front, protocol, v4, &mut rows);
             }

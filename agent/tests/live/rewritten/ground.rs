@@ -189,6 +189,7 @@ impl Ground {
             Front::new("only-itself", 15, &[Who::Itself]),
             Front::new("only-node", 16, &[Who::Node]),
             Front::new("only-outside", 17, &[Who::Outside]),
+            Front::new("empty", 18, &[]),
             Front::new("near", 20, &[Who::Near]),
             Front::new("near-local", 21, &[Who::Near]).local(),
             Front { masquerade: Masquerade::All, ..Front::new("near-masqueraded", 22, &[Who::Near]) },
@@ -310,8 +311,9 @@ impl Ground {
         let mut objects = Vec::new();
         for front in &self.fronts {
             for protocol in [Protocol::Tcp, Protocol::Udp] {
-                let mut service = Service::new(&format!("x/{}-{protocol}", front.name)).port(protocol, PORT);
-                service = service.by_source_port().node_port(front.node_port()).external_traffic_policy(front.policy);
+                let service = Service::new(&format!("x/{}-{protocol}", front.name)).port(protocol, PORT);
+                let mut service =
+                    service.by_source_port().node_port(front.node_port()).external_traffic_policy(front.policy);
                 service.masquerade = front.masquerade;
                 for v4 in [true, false] {
                     service.vips.push(front.vip(v4));
@@ -323,6 +325,19 @@ impl Ground {
             }
             objects.extend(self.service_objects(front));
         }
+        // Anybody may give a Service an address that is a node's.
+        let node = self.cluster.bed.node(0).addresses();
+        let taker = Front::new("taker-of-the-node", 40, &[Who::NearBad]);
+        for protocol in [Protocol::Tcp, Protocol::Udp] {
+            let mut service = Service::new(&format!("x/{}-{protocol}", taker.name)).port(protocol, PORT);
+            service.external_ips.clone_from(&node);
+            let backend = |v4| SocketAddr::new(self.address(Who::NearBad, v4), TARGET);
+            service.backends.extend([true, false].map(backend));
+            services.push(service);
+        }
+        let mut taken = self.service_objects(&taker);
+        taken[0]["spec"]["externalIPs"] = json!(node);
+        objects.extend(taken);
         let dns = Front { at: DNS, ..Front::new("dns", 0, &[Who::Near]) };
         let mut dns = self.service_objects(&dns);
         for port in dns[0]["spec"]["ports"].as_array_mut().unwrap() {

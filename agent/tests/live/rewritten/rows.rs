@@ -11,6 +11,9 @@ const FIRST_TIMEOUT: Duration = Duration::from_millis(300);
 /// Long enough for an answer on a busy machine.
 const SECOND_TIMEOUT: Duration = Duration::from_millis(2000);
 
+/// The answer of a Service without backends.
+pub(super) const REFUSED: &str = "(refused)";
+
 /// A question to one backend.
 pub(super) struct Row<K> {
     /// What it is about.
@@ -39,6 +42,10 @@ impl<K> Row<K> {
         }
     }
 
+    fn is_answered_by(&self, outcome: &Outcome) -> bool {
+        if self.answer == REFUSED { *outcome == Outcome::Refused } else { outcome.is_answer_of(&self.answer) }
+    }
+
     fn describe(&self) -> String {
         format!("{}: {} to {} {} {}", self.what, self.from.name(), self.to, self.protocol, self.port)
     }
@@ -64,7 +71,7 @@ fn ask(probes: &[Probe]) -> Vec<Outcome> {
 pub(super) fn judge<K>(context: &str, rows: &[Row<K>], allowed: impl Fn(&K) -> bool) -> Vec<String> {
     let mut outcomes = ask(&rows.iter().map(|row| row.probe(FIRST_TIMEOUT)).collect::<Vec<_>>());
     let late: Vec<usize> =
-        (0..rows.len()).filter(|&at| allowed(&rows[at].key) && !outcomes[at].is_answer_of(&rows[at].answer)).collect();
+        (0..rows.len()).filter(|&at| allowed(&rows[at].key) && !rows[at].is_answered_by(&outcomes[at])).collect();
     let again = ask(&late.iter().map(|&at| rows[at].probe(SECOND_TIMEOUT)).collect::<Vec<_>>());
     for (at, outcome) in late.into_iter().zip(again) {
         outcomes[at] = outcome;
@@ -72,7 +79,7 @@ pub(super) fn judge<K>(context: &str, rows: &[Row<K>], allowed: impl Fn(&K) -> b
     let mut wrong = Vec::new();
     for (row, outcome) in rows.iter().zip(outcomes) {
         let (right, expected) = if allowed(&row.key) {
-            (outcome.is_answer_of(&row.answer), format!("an answer of {}", row.answer))
+            (row.is_answered_by(&outcome), format!("an answer of {}", row.answer))
         } else {
             (outcome == Outcome::Timeout, "no answer".to_owned())
         };
