@@ -31,11 +31,13 @@ use tokio::sync::watch::{self, Receiver, Sender};
 use crate::endpoints::Snapshot;
 
 mod bell;
+mod conntrack;
 mod dump;
 mod parse;
 mod session;
 mod table;
 
+pub use conntrack::connections;
 use session::Session;
 use table::Table;
 

@@ -10,15 +10,15 @@ use portcullis_common::layout::{Identity, Meta, RuleName};
 
 use super::counters::Counters;
 use super::ranges::RangeTable;
-use super::{DataplaneError, LAYOUT, clock, host, memory};
+use super::{DataplaneError, LAYOUT, clock, host, lock, memory};
 use crate::state::image::{Image, Memory, Regions, Sizes};
 
 /// The programs and maps, as `cargo xtask build-ebpf` has made them; empty if it has not.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
 
 /// Every program.
-pub(super) const PROGRAMS: [&str; 8] =
-    ["from_pod", "to_pod", "to_uplink", "to_uplink_l3", "from_uplink", "from_uplink_l3", "nothing", "clock"];
+pub(super) const PROGRAMS: [&str; 9] =
+    ["from_pod", "to_pod", "to_uplink", "to_uplink_l3", "from_uplink", "from_uplink_l3", "nothing", "clock", "seed"];
 
 /// Maps that outlive the agent.
 const PINNED: [&str; 14] = [
@@ -108,6 +108,8 @@ pub struct Dataplane {
     meta: Arc<dyn Memory>,
     identities: Array<MapData, Raw<Identity>>,
     rules: Array<MapData, Raw<RuleName>>,
+    /// Held as long as anything is written.
+    _lock: lock::Lock,
 }
 
 impl Dataplane {
@@ -126,6 +128,9 @@ impl Dataplane {
         host::raise_memory_limit();
         let dir = settings.pin_dir.join(LAYOUT);
         let maps = dir.join("maps");
+        host::ensure_bpffs(&maps)?;
+        let lock = lock::take(&settings.pin_dir)?;
+        // An uninstall may have ended in between.
         host::ensure_bpffs(&maps)?;
         host::ensure_bpffs(&dir.join("links"))?;
         let namespace = host::namespace_of_this_thread()?;
@@ -159,6 +164,7 @@ impl Dataplane {
             identities: Array::try_from(take(&mut ebpf, "IDENTITIES")?).map_err(DataplaneError::map("IDENTITIES"))?,
             rules: Array::try_from(take(&mut ebpf, RULES)?).map_err(DataplaneError::map(RULES))?,
             ebpf,
+            _lock: lock,
         };
         Ok((dataplane, Image::new(regions, sizes)))
     }

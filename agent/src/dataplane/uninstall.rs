@@ -2,7 +2,7 @@
 
 use std::path::{Path, PathBuf};
 
-use super::{DataplaneError, LAYOUT, attach, host, load};
+use super::{DataplaneError, LAYOUT, attach, host, load, lock};
 
 /// What was taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -16,10 +16,12 @@ pub struct Removed {
 /// Removes the pins under a directory, and with them programs and tables: links end with their last reference.
 ///
 /// # Errors
-/// The pins are another network namespace's, or cannot be removed.
+/// The pins are another network namespace's, in use by an agent, or cannot be removed.
 pub fn uninstall(pin_dir: &Path) -> Result<Removed, DataplaneError> {
     let mut removed = Removed::default();
     check_owner(pin_dir)?;
+    // A running agent would put back what is removed.
+    let _lock = if pin_dir.exists() { Some(lock::take(pin_dir)?) } else { None };
     let dir = pin_dir.join(LAYOUT);
     // What comes up a bridge without a stamp is dropped only while every port stamps.
     load::disarm(pin_dir)?;

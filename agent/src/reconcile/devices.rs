@@ -68,6 +68,11 @@ impl Reconciler {
         // Exits before endpoints: what an endpoint's programs defer must be judged where it leaves.
         let exits = |role: &Role| matches!(role, Role::Exit | Role::None);
         let (first, then): (Vec<_>, Vec<_>) = roles.iter().partition(|(_, role)| exits(role));
+        if !closed {
+            // Flows that were open before any program saw them are known before one sees their next packet.
+            self.seat_endpoints(&then);
+            self.seed_flows();
+        }
         for (ifindex, role) in first.into_iter().chain(then) {
             let Some(link) = self.snapshot.links.get(ifindex).cloned() else { continue };
             let outcome = match role {
@@ -96,8 +101,23 @@ impl Reconciler {
         }
     }
 
+    /// Gives the pods' veths among these their slots. What goes wrong is told when their hooks are taken.
+    fn seat_endpoints(&mut self, roles: &[(&u32, &Role)]) {
+        for (ifindex, role) in roles {
+            if let (Role::Endpoint(pod), Some(link)) = (role, self.snapshot.links.get(ifindex).cloned()) {
+                let id = LocalId { pod: pod.key.clone(), uid: pod.uid.clone() };
+                drop(self.seat_endpoint(&link, Some(id), false));
+            }
+        }
+    }
+
     /// An endpoint's veth. A closed or pending one that turns out to be a pod's keeps its slot.
     fn take_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<(), String> {
+        if self.seat_endpoint(link, id, closed)? { self.attach(link, Hooks::Endpoint) } else { Ok(()) }
+    }
+
+    /// Gives an endpoint its slot; whether it may have its hooks now.
+    fn seat_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<bool, String> {
         if let Some(slot) = self.slots.used.get_mut(&link.ifindex) {
             if slot.id.is_none() && id.is_some() {
                 slot.id.clone_from(&id);
@@ -107,7 +127,7 @@ impl Reconciler {
         } else {
             // On the first pass a pod that has a policy waits for it, rather than being closed meanwhile.
             if !closed && id.is_some() && !self.has_policy(id.as_ref()) {
-                return Ok(());
+                return Ok(false);
             }
             let (Some(row), Some((number, generation))) = (self.slots.take_row(), self.slots.take()) else {
                 // Programs on a device that is no endpoint of theirs drop everything: closed, not open.
@@ -134,7 +154,7 @@ impl Reconciler {
                 self.open_endpoint(link.ifindex);
             }
         }
-        self.attach(link, Hooks::Endpoint)
+        Ok(true)
     }
 
     fn name_slot(&mut self, number: u32, id: Option<&LocalId>) {

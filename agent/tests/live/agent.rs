@@ -74,6 +74,19 @@ impl Agent {
         }
     }
 
+    /// Waits until it answers at all, ready or not.
+    pub(crate) fn await_serving(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let listen: SocketAddr = LISTEN.parse().unwrap();
+        while let Err(error) = self.node.http_get(listen, "/healthz") {
+            let ended = self.process().try_wait().unwrap();
+            if ended.is_some() || Instant::now() >= deadline {
+                panic!("{} does not answer (ended: {ended:?}): {error:#}", self.node.name());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts it, and waits for nothing.
     pub(crate) fn spawn(&mut self) {
         let mut command = self.node.command(env!("CARGO_BIN_EXE_portcullis"));

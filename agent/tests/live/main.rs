@@ -9,6 +9,7 @@
     reason = "helpers of tests; clippy.toml allows them only inside the tests themselves"
 )]
 
+mod addresses;
 mod agent;
 mod attacks;
 mod cluster;
@@ -18,6 +19,7 @@ mod detours;
 mod frames;
 mod input;
 mod manifests;
+mod restart;
 mod rewritten;
 mod scenario;
 mod suite;
