@@ -23,6 +23,7 @@ mod hooks_devices;
 mod input;
 mod manifests;
 mod restart;
+mod rewritten;
 mod scenario;
 mod suite;
 mod table;
