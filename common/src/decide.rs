@@ -157,14 +157,26 @@ fn judge_outgoing<T: Tables>(
             return Ok(());
         }
         t.note(Event::Rejudged);
-    } else if !headers.opens && has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms() {
-        // A reply whose flow has given way to others here is still one for its client.
+    }
+    // A reply whose flow has given way to others here is still one for its client.
+    let confirmed = !found && !headers.opens && has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms();
+    if confirmed {
         packet.stamp = packet.stamp.with_reply();
     }
     let verdict = t.egress(endpoint.slot, headers.destination, Asked::opener(headers));
     if !verdict.allows() {
         t.count(verdict.rule(), packet.length);
         return Err(Drop::POLICY);
+    }
+    if confirmed {
+        // No flow that this pod has opened: kept as one, the next reply would ride on it and go without REPLY. The client's
+        // next packet brings the entry back.
+        if verdict.defers() {
+            packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation).with_reply();
+        } else {
+            t.count(verdict.rule(), packet.length);
+        }
+        return Ok(());
     }
     begin(flow, headers, endpoint.revision);
     flow.peer_incarnation = 0;

@@ -5,6 +5,7 @@
 //! property tests and fuzzers share one generator, and [`catalogue`] has each kind by its name. [`reading`] is what an
 //! independent parser, etherparse, says of a frame, and [`expected`] what our own parser must therefore say.
 
+mod agree;
 mod catalogue;
 pub mod expected;
 mod random;
@@ -12,6 +13,7 @@ pub mod reading;
 mod recipe;
 mod write;
 
+pub use agree::{agree, ours};
 pub use catalogue::{Kind, catalogue};
 pub use expected::expected;
 pub use recipe::{
