@@ -3,15 +3,16 @@
 //! Direction is the pod's view. `from_pod` judges egress (or defers it to the packet's exit where the host may translate
 //! the destination), `to_pod` and `to_uplink` judge deferred egress, and `to_pod` judges ingress by the true source.
 
-use crate::address::Address;
 use crate::classify::{EndpointView, endpoint_slot, interface};
 use crate::flow::{self, FlowEntry, FlowKey, advance, state};
+use crate::fragment::hook;
 use crate::layout::{
-    VerdictWord, endpoint_flag, interface_kind, interface_kind_of, interface_slot_of, node_flag, peer,
+    VerdictWord, endpoint_flag, interface_kind, interface_kind_of, interface_slot_of, node_flag, rule,
 };
-use crate::packet::{Drop, Headers, Readable, Shape, protocol};
+use crate::packet::{Drop, Headers, Readable, Shape, is_tunnel};
 use crate::stamp::Stamp;
-use crate::tables::{Event, Tables, read};
+use crate::tables::{Event, Tables, Work, read};
+use crate::unusual::{Came, Course};
 use crate::verdict::Asked;
 
 /// What is known of a packet beside its bytes.
@@ -37,7 +38,7 @@ pub type Outcome = Result<(), Drop>;
 /// The flow of the working memory that is the judged endpoint's.
 const OWN: u32 = 0;
 /// No endpoint.
-const NOBODY: u32 = u32::MAX;
+pub(crate) const NOBODY: u32 = u32::MAX;
 
 /// A packet leaves a pod: tc ingress of the pod's host veth.
 #[inline(always)]
@@ -47,57 +48,33 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
     packet.stamp = Stamp::judged(slot, endpoint.generation);
     // SAFETY: the working memory is this decision's own.
-    let (shape, headers) = unsafe {
-        let shape = shape_of(packet, frame, &raw mut (*work).headers);
-        (shape, &(*work).headers)
-    };
-    let own = endpoint.address(t, headers.v4);
-    let checks = endpoint.checks_addresses();
+    let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        return judge_other(t, packet, &endpoint, shape, headers, own);
+        let course = t.unusual_from_pod(slot, shape, packet.length);
+        if course != Course::JUDGE {
+            match course {
+                Course::DEFER => packet.stamp = Stamp::deferred(slot, endpoint.generation),
+                Course::PASS_REPLY => packet.stamp = packet.stamp.with_reply(),
+                _ => {}
+            }
+            return course.outcome();
+        }
     }
-    if checks && !headers.source.same(own) {
+    // SAFETY: as above.
+    let headers = unsafe { &(*work).headers };
+    if endpoint.checks_addresses() && !headers.source.same(endpoint.address(t, headers.v4)) {
         return Err(Drop::SOURCE);
     }
-    if matches!(headers.protocol, protocol::IPIP | protocol::IPV6 | protocol::GRE)
-        && endpoint.flags & endpoint_flag::TUNNELS == 0
-    {
+    if is_tunnel(headers.protocol) && endpoint.flags & endpoint_flag::TUNNELS == 0 {
         return Err(Drop::TUNNEL);
     }
     // SAFETY: as above.
-    judge_outgoing(t, packet, &endpoint, headers, unsafe { &raw mut (*work).flows[OWN as usize] })
-}
-
-/// What is not IP with readable headers: honest discovery passes, the rest only from a pod that nothing restricts.
-#[inline(always)]
-fn judge_other<T: Tables>(
-    t: T,
-    packet: &mut Packet,
-    endpoint: &EndpointView,
-    shape: Shape,
-    headers: &Headers,
-    own: Address,
-) -> Outcome {
-    let checks = endpoint.checks_addresses();
-    let source = headers.source;
-    match shape {
-        Shape::ARP => accept(!checks || source.same(Address::v4(0)) || source.same(own), Drop::DISCOVERY),
-        Shape::DISCOVERY => {
-            let to = headers.destination;
-            if !to.is_multicast(false) && !to.is_link_local() {
-                // It may be a neighbour on the same bridge. If it is routed, its hop limit falls and it is ordinary traffic:
-                // then the exit judges it.
-                packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
-            }
-            let honest = source.same(own)
-                || source.same(Address::UNSPECIFIED)
-                || source.is_link_local() && t.peer_value(endpoint.bank, &source) & peer::OWN_NODE == 0;
-            accept(!checks || honest, Drop::DISCOVERY)
-        }
-        Shape::ROUTER => Err(Drop::ROUTER),
-        Shape::FRAGMENT | Shape::EXTENSION if checks && !source.same(own) => Err(Drop::SOURCE),
-        _ => accept(!endpoint.is_enforced(), shape.why()),
+    judge_outgoing(t, packet, &endpoint, headers, unsafe { &raw mut (*work).flows[OWN as usize] })?;
+    if headers.first_fragment {
+        let outcome = t.remember_fragment(slot, hook::FROM_POD);
+        return accept(outcome.0 == 0, outcome);
     }
+    Ok(())
 }
 
 #[inline(always)]
@@ -166,7 +143,7 @@ fn judge_outgoing<T: Tables>(
     let verdict = t.egress(endpoint.slot, headers.destination, Asked::opener(headers));
     if !verdict.allows() {
         t.count(verdict.rule(), packet.length);
-        return Err(Drop::POLICY);
+        return Err(if verdict.rule() == rule::TUNNEL { Drop::TUNNEL } else { Drop::POLICY });
     }
     if confirmed {
         // No flow that this pod has opened: kept as one, the next reply would ride on it and go without REPLY. The client's
@@ -203,7 +180,7 @@ pub(crate) fn begin(flow: &mut FlowEntry, headers: &Headers, revision: u32) {
 
 /// The state of a flow whose egress is deferred.
 #[inline(always)]
-const fn deferral(verdict: VerdictWord) -> u16 {
+pub(crate) const fn deferral(verdict: VerdictWord) -> u16 {
     state::DEFERRED | if verdict.needs_confirmation() { state::CONFIRM } else { 0 }
 }
 
@@ -215,14 +192,15 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
     let endpoint = EndpointView::of(t, slot).ok_or(Drop::UNKNOWN_ENDPOINT)?;
     let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
     // SAFETY: the working memory is this decision's own.
-    let (shape, headers) = unsafe {
-        let shape = shape_of(packet, frame, &raw mut (*work).headers);
-        (shape, &(*work).headers)
-    };
+    let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        let harmless = shape.is_link_local() || !endpoint.is_enforced() && !stamp.is_deferred();
-        return accept(harmless, shape.why());
+        let course = t.unusual_to_pod(slot, shape, packet.length, Came::new(stamp, packet.ingress_ifindex));
+        if course != Course::JUDGE {
+            return course.outcome();
+        }
     }
+    // SAFETY: as above.
+    let headers = unsafe { &(*work).headers };
     // On a bridge a pod chooses the MAC, and frames flood: before anything is looked up or written.
     if endpoint.checks_addresses()
         && !headers.destination.same(endpoint.address(t, headers.v4))
@@ -230,8 +208,9 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
     {
         return Err(Drop::DESTINATION);
     }
-    let sender = sender(t, packet, stamp)?;
-    if sender != NOBODY && (stamp.is_deferred() || stamp.is_none()) {
+    let sender = sender(t, packet.ingress_ifindex, stamp)?;
+    let leaves = sender != NOBODY && (stamp.is_deferred() || stamp.is_none());
+    if leaves {
         let outcome = t.judge_exit(sender, stamp.is_deferred(), packet.length);
         if outcome.0 != 0 {
             return Err(outcome);
@@ -239,7 +218,18 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
     }
     // SAFETY: as above.
     let flow = unsafe { &raw mut (*work).flows[OWN as usize] };
-    judge_incoming(t, packet, &endpoint, headers, flow, stamp, sender)
+    judge_incoming(t, packet, &endpoint, headers, flow, stamp, sender)?;
+    if headers.first_fragment {
+        let outcome = t.remember_fragment(slot, hook::TO_POD);
+        if outcome.0 != 0 {
+            return Err(outcome);
+        }
+        if leaves {
+            let outcome = t.remember_fragment(sender, hook::EXIT);
+            return accept(outcome.0 == 0, outcome);
+        }
+    }
+    Ok(())
 }
 
 #[inline(always)]
@@ -325,7 +315,7 @@ fn judge_incoming<T: Tables>(
 /// The ingress verdict of a flow that a peer opened, asked at a reply: by the provenance that the entry stores, since a
 /// reply cannot tell it any more.
 #[inline(always)]
-fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, flow: &FlowEntry) -> VerdictWord {
+pub(crate) fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, flow: &FlowEntry) -> VerdictWord {
     let asked = Asked::answer(headers);
     let stored = Stamp(flow.provenance);
     if stored.is_local()
@@ -370,21 +360,28 @@ pub fn to_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -
     if !stamp.is_none() && !stamp.is_deferred() {
         return Ok(());
     }
-    let sender = sender(t, packet, stamp)?;
+    let sender = sender(t, packet.ingress_ifindex, stamp)?;
     if sender == NOBODY {
         return Ok(());
     }
     let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
     // SAFETY: the working memory is this decision's own.
-    let shape = unsafe { shape_of(packet, frame, &raw mut (*work).headers) };
+    let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        let harmless = shape.is_link_local() || EndpointView::of(t, sender).is_some_and(|sender| !sender.is_enforced());
-        return accept(harmless, shape.why());
+        let course = t.unusual_at_exit(sender, shape, packet.length);
+        if course != Course::JUDGE {
+            return course.outcome();
+        }
     }
     let outcome = t.judge_exit(sender, stamp.is_deferred(), packet.length);
     // It may leave through a second device, below a VLAN's or a bond's, and the kernel still calls the pod's veth the last
     // that received it: without a stamp it would be judged again, as what it no longer is.
     packet.stamp = if stamp.is_deferred() { Stamp(stamp.provenance()) } else { judged_stamp(t, sender) };
+    // SAFETY: as above.
+    if outcome.0 == 0 && unsafe { (*work).headers.first_fragment } {
+        let outcome = t.remember_fragment(sender, hook::EXIT);
+        return accept(outcome.0 == 0, outcome);
+    }
     accept(outcome.0 == 0, outcome)
 }
 
@@ -401,8 +398,13 @@ pub fn from_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F)
         && let Some(work) = t.work()
     {
         // SAFETY: the working memory is this decision's own.
-        let shape = unsafe { shape_of(packet, frame, &raw mut (*work).headers) };
-        if shape == Shape::IP && t.exit_confirms() {
+        let shape = unsafe { shape_of(packet, frame, work) };
+        let confirmed = match shape {
+            Shape::IP => t.exit_confirms(),
+            Shape::RELATED => t.related_confirms(),
+            _ => false,
+        };
+        if confirmed {
             packet.stamp = packet.stamp.with_reply();
         }
     }
@@ -410,10 +412,10 @@ pub fn from_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F)
 }
 
 #[inline(always)]
-unsafe fn shape_of<F: Readable>(packet: &Packet, frame: &F, headers: *mut Headers) -> Shape {
+unsafe fn shape_of<F: Readable>(packet: &Packet, frame: &F, work: *mut Work) -> Shape {
     // SAFETY: the caller's.
-    let shape = unsafe { frame.read_headers(headers, packet.link) };
-    if packet.vlan { Shape(Drop::ETHERTYPE.0) } else { shape }
+    let shape = unsafe { frame.read_headers(work, packet.link) };
+    if packet.vlan { Shape::TAGGED } else { shape }
 }
 
 #[inline(always)]
@@ -422,7 +424,7 @@ const fn accept(condition: bool, otherwise: Drop) -> Outcome {
 }
 
 #[inline(always)]
-fn has_node_flag<T: Tables>(t: T, flag: u64) -> bool {
+pub(crate) fn has_node_flag<T: Tables>(t: T, flag: u64) -> bool {
     // SAFETY: the pointer is a table's.
     t.node().is_some_and(|node| unsafe { read(&raw const (*node).flags) } & flag != 0)
 }
@@ -430,17 +432,17 @@ fn has_node_flag<T: Tables>(t: T, flag: u64) -> bool {
 /// The slot of the endpoint of this node that sent a packet, or [`NOBODY`]: by the stamp, or, where the packet has none,
 /// by the last receiving device if that is a pod's.
 #[inline(always)]
-fn sender<T: Tables>(t: T, packet: &Packet, stamp: Stamp) -> Result<u32, Drop> {
+pub(crate) fn sender<T: Tables>(t: T, ingress_ifindex: u32, stamp: Stamp) -> Result<u32, Drop> {
     if stamp.is_local() {
         let slot = stamp.slot();
         // It may have waited while its slot was handed on: then nobody can say any more whose it is.
         let current = EndpointView::of(t, slot).is_some_and(|sender| sender.generation == stamp.generation());
         return if current { Ok(slot) } else { Err(Drop::STAMP) };
     }
-    if !stamp.is_none() || packet.ingress_ifindex == 0 {
+    if !stamp.is_none() || ingress_ifindex == 0 {
         return Ok(NOBODY);
     }
-    let word = interface(t, packet.ingress_ifindex);
+    let word = interface(t, ingress_ifindex);
     match interface_kind_of(word) {
         interface_kind::ENDPOINT => {
             t.note(Event::Unstamped);

@@ -119,9 +119,21 @@ pub enum Lifetime {
     Icmp = 8,
     /// Every other protocol.
     Other = 9,
+    /// What a datagram's first fragment says: 30 seconds, as long as the kernel waits for its rest (`ipfrag_time`).
+    Fragment = 10,
 }
 
 impl FlowKey {
+    /// Where [`FlowKey::ports`] tells an entry of [`crate::fragment`] from a flow: not 0 from this bit on.
+    pub const FRAGMENT_SHIFT: u32 = 40;
+
+    /// Whether the entry is a fragment's, and no flow.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_fragment(&self) -> bool {
+        self.ports >> Self::FRAGMENT_SHIFT != 0
+    }
+
     /// The key of a packet at its endpoint: `outgoing` if the endpoint sends it.
     #[inline(always)]
     #[must_use]
@@ -352,7 +364,11 @@ pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
     // SAFETY: the working memory's.
     unsafe {
         let flags = (*flow).state & state::FLAGS;
-        (*flow).state = flags | (lifetime_index((*flow).key.protocol(), flags) as u16) << state::LIFETIME;
+        let lifetime = match (*flow).key.is_fragment() {
+            true => Lifetime::Fragment as usize,
+            false => lifetime_index((*flow).key.protocol(), flags),
+        };
+        (*flow).state = flags | (lifetime as u16) << state::LIFETIME;
     }
     // Who has the highest score goes; the low bits are the way. Computed without branches, since each would double the
     // paths that the verifier follows through the ways that come after.

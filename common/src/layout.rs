@@ -101,7 +101,7 @@ pub mod endpoint_flag {
     pub const CLOSED: u32 = 1;
     /// Addresses are not checked: neither the source at `from_pod` nor the destination at `to_pod`.
     pub const ANY_ADDRESS: u32 = 2;
-    /// Encapsulated packets (IPIP, 6in4, GRE) may leave the pod.
+    /// Encapsulated packets (IPIP, 6in4, GRE, and UDP to the ports of the node's tunnel devices) may leave the pod.
     pub const TUNNELS: u32 = 4;
 }
 
@@ -205,6 +205,8 @@ pub mod rule {
     pub const CLOSED: u32 = 2;
     /// The tables contradict themselves: denied. Never in a healthy agent.
     pub const MISSING: u32 = 3;
+    /// Wrapped for a tunnel device of this node: denied.
+    pub const TUNNEL: u32 = 4;
     /// The first number of a policy's rule.
     pub const FIRST: u32 = 16;
 }
@@ -343,6 +345,8 @@ pub struct NodeConfig {
     pub flags: u64,
     /// Idle lifetimes of flows in jiffies, by [`crate::flow::Lifetime`].
     pub lifetimes: [u32; 16],
+    /// The UDP ports of this node's tunnel devices, four of 16 bits; 0 where there is none.
+    pub tunnels: u64,
 }
 
 /// Flags of [`NodeConfig`].
@@ -406,7 +410,7 @@ mod tests {
         assert_eq!(size_of::<EndpointRow>(), 64);
         assert_eq!(size_of::<PortChunk>(), 512);
         assert_eq!(size_of::<RangeKey>(), 20);
-        assert_eq!(size_of::<NodeConfig>(), 80);
+        assert_eq!(size_of::<NodeConfig>(), 88);
     }
 
     #[test]

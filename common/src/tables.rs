@@ -3,7 +3,8 @@
 use crate::address::Address;
 use crate::flow::{FlowBucket, FlowEntry};
 use crate::layout::{EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, VerdictWord, WideBucket};
-use crate::packet::{Drop, Headers};
+use crate::packet::{Drop, Headers, Shape};
+use crate::unusual::{Came, Course};
 use crate::verdict::Asked;
 
 /// The tables and the few services of the kernel that a decision needs. Passed by value: in the programs it is a
@@ -59,6 +60,36 @@ pub trait Tables: Copy {
     fn exit_confirms(self) -> bool {
         crate::exit::confirms(self)
     }
+    /// [`crate::unusual::from_pod`]; likewise.
+    #[inline(always)]
+    fn unusual_from_pod(self, slot: u32, shape: Shape, length: u32) -> Course {
+        crate::unusual::from_pod(self, slot, shape, length)
+    }
+    /// [`crate::unusual::to_pod`]; likewise.
+    #[inline(always)]
+    fn unusual_to_pod(self, slot: u32, shape: Shape, length: u32, came: Came) -> Course {
+        crate::unusual::to_pod(self, slot, shape, length, came)
+    }
+    /// [`crate::unusual::at_exit`]; likewise.
+    #[inline(always)]
+    fn unusual_at_exit(self, sender: u32, shape: Shape, length: u32) -> Course {
+        crate::unusual::at_exit(self, sender, shape, length)
+    }
+    /// [`crate::fragment::remember`]; likewise.
+    #[inline(always)]
+    fn remember_fragment(self, slot: u32, hook: u32) -> Drop {
+        crate::fragment::remember(self, slot, hook)
+    }
+    /// [`crate::fragment::recall`]; likewise.
+    #[inline(always)]
+    fn recall_fragment(self, slot: u32, hook: u32) -> Drop {
+        crate::fragment::recall(self, slot, hook)
+    }
+    /// [`crate::related::confirms`]; likewise.
+    #[inline(always)]
+    fn related_confirms(self) -> bool {
+        crate::related::confirms(self)
+    }
     /// A bucket of the narrow table; the table masks the number.
     fn narrow(self, bucket: u32) -> Option<*const NarrowBucket>;
     /// A bucket of the wide table; the table masks the number.
@@ -91,6 +122,8 @@ pub trait Tables: Copy {
 pub struct Work {
     /// The packet's headers.
     pub headers: Headers,
+    /// The headers of the packet that an ICMP error quotes.
+    pub quoted: Headers,
     /// The judged endpoint's flow, and another's: the deferred sender's, or what an exit has allowed.
     pub flows: [FlowEntry; 2],
 }

@@ -11,11 +11,12 @@ use portcullis_common::layout::{
     PortChunk, RangeKey, RuleName, VerdictWord, WideBucket,
 };
 use portcullis_common::layout::{Identity, Meta};
-use portcullis_common::packet::{Drop, REASONS};
+use portcullis_common::packet::{Drop, REASONS, Shape};
 use portcullis_common::tables::{Event, Tables, Work};
+use portcullis_common::unusual::{self, Came, Course};
 use portcullis_common::verdict::{self, Asked};
 use portcullis_common::{Address, stamp};
-use portcullis_common::{classify, exit};
+use portcullis_common::{classify, exit, fragment, related};
 
 /// User space writes these arrays through memory that it maps, one aligned word at a time.
 const MMAPABLE: u32 = 1 << 10;
@@ -160,6 +161,30 @@ impl Tables for Maps {
         exit_confirms() != 0
     }
     #[inline(always)]
+    fn unusual_from_pod(self, slot: u32, shape: Shape, length: u32) -> Course {
+        Course(unusual_from_pod(slot, shape.0, length))
+    }
+    #[inline(always)]
+    fn unusual_to_pod(self, slot: u32, shape: Shape, length: u32, came: Came) -> Course {
+        Course(unusual_to_pod(slot, shape.0, length, came.0))
+    }
+    #[inline(always)]
+    fn unusual_at_exit(self, sender: u32, shape: Shape, length: u32) -> Course {
+        Course(unusual_at_exit(sender, shape.0, length))
+    }
+    #[inline(always)]
+    fn remember_fragment(self, slot: u32, hook: u32) -> Drop {
+        Drop(remember_fragment(slot, hook))
+    }
+    #[inline(always)]
+    fn recall_fragment(self, slot: u32, hook: u32) -> Drop {
+        Drop(recall_fragment(slot, hook))
+    }
+    #[inline(always)]
+    fn related_confirms(self) -> bool {
+        related_confirms() != 0
+    }
+    #[inline(always)]
     fn node(self) -> Option<*const NodeConfig> {
         NODE.get_ptr(0)
     }
@@ -281,4 +306,46 @@ pub(crate) extern "C" fn judge_exit(sender: u32, deferred: u32, length: u32) -> 
 #[inline(never)]
 pub(crate) extern "C" fn exit_confirms() -> u32 {
     exit::confirms(Maps).into()
+}
+
+/// See [`peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn unusual_from_pod(slot: u32, shape: u32, length: u32) -> u32 {
+    unusual::from_pod(Maps, slot, Shape(shape), length).0
+}
+
+/// See [`peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn unusual_to_pod(slot: u32, shape: u32, length: u32, came: u64) -> u32 {
+    unusual::to_pod(Maps, slot, Shape(shape), length, Came(came)).0
+}
+
+/// See [`peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn unusual_at_exit(sender: u32, shape: u32, length: u32) -> u32 {
+    unusual::at_exit(Maps, sender, Shape(shape), length).0
+}
+
+/// See [`peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn remember_fragment(slot: u32, hook: u32) -> u32 {
+    fragment::remember(Maps, slot, hook).0
+}
+
+/// See [`peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn recall_fragment(slot: u32, hook: u32) -> u32 {
+    fragment::recall(Maps, slot, hook).0
+}
+
+/// See [`peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn related_confirms() -> u32 {
+    related::confirms(Maps).into()
 }
