@@ -201,10 +201,10 @@ impl Node {
             Breakage::PassesAnySource => pass(Drop::SOURCE),
             Breakage::PassesExits if exit => pass(Drop::POLICY),
             Breakage::Flaps if again => Err(Drop::POLICY),
-            Breakage::RidesOnHistory if expected(&arrival.frame, 14).1.opens && self.history.knows(&arrival.frame) => {
+            Breakage::RidesOnHistory if opens(&arrival.frame) && self.history.knows(&arrival.frame) => {
                 pass(Drop::POLICY)
             }
-            Breakage::PassesMiddles if !expected(&arrival.frame, 14).1.opens => pass(Drop::POLICY),
+            Breakage::PassesMiddles if !opens(&arrival.frame) => pass(Drop::POLICY),
             _ => fate,
         }
     }
@@ -213,10 +213,13 @@ impl Node {
         if fate != again {
             return Err("the same packet has another fate the second time".to_owned());
         }
-        let (shape, headers) = expected(&arrival.frame, 14);
+        let said = expected(&arrival.frame, 14);
+        let (shape, opens) = (said.shape(), opens(&arrival.frame));
+        let (source, destination) = said.addresses.map_or((None, None), |(from, to)| (Some(from), to));
+        let protocol = said.upper.map_or(0, |upper| upper.protocol);
         // REPLY alone does nothing for a packet that opens a flow.
         let plain = |fate: Fate| fate.map(|stamp| (stamp.provenance(), stamp.is_deferred()));
-        if headers.opens && shape == Shape::IP && plain(fate) != plain(fresh) {
+        if opens && plain(fate) != plain(fresh) {
             return Err("a packet that opens a flow is judged by what was before".to_owned());
         }
         if fate.is_ok() && fresh.is_err() && !self.history.knows(&arrival.frame) {
@@ -227,39 +230,54 @@ impl Node {
         let leaves = matches!(arrival.hook, Hook::ToUplink | Hook::ToPod(_)) && arrival.hook != Hook::ToPod(DENIED);
         let is_his = arrival.stamp == Stamp::deferred(denied.slot, denied.content.generation);
         // It may talk to itself and to its node.
-        let implied = [&PODS[DENIED], &NODE].map(|host| host.address(headers.v4));
-        let implied = implied.contains(&IpAddr::from(headers.destination));
-        if leaves && is_his && shape == Shape::IP && !implied {
+        let implied = [&PODS[DENIED], &NODE].map(|host| host.address(said.v4));
+        let implied = destination.is_some_and(|to| implied.contains(&to));
+        if leaves && is_his && is_ip(shape) && !implied && !self.history.knows(&arrival.frame) {
             return Err("what the pod that may send nothing has sent leaves the node".to_owned());
         }
         let (Hook::FromPod(pod) | Hook::ToPod(pod)) = arrival.hook else { return Ok(()) };
         let seat = &self.seats[pod];
+        let from_pod = matches!(arrival.hook, Hook::FromPod(_));
         let enforced = seat.content.ingress != 0 || seat.content.egress != 0;
-        let readable = matches!(shape, Shape::IP | Shape::ARP | Shape::DISCOVERY | Shape::ROUTER);
+        let link_local = matches!(shape, Shape::ARP | Shape::DISCOVERY) || shape == Shape::ROUTER && !from_pod;
+        let readable = is_ip(shape) || link_local;
         if enforced && (!readable || arrival.vlan) {
             return Err(format!("an enforced pod's packet passes though it is {:?}", shape.why()));
         }
-        if shape != Shape::IP || arrival.vlan {
+        if from_pod && arrival.vlan {
+            return Err("a pod's tagged packet passes".to_owned());
+        }
+        if !is_ip(shape) || arrival.vlan {
             return Ok(());
         }
-        let (own, from_pod) = (PODS[pod].address(headers.v4), matches!(arrival.hook, Hook::FromPod(_)));
-        let (address, whose) = if from_pod { (headers.source, "source") } else { (headers.destination, "destination") };
-        let multicast = !from_pod && IpAddr::from(address).is_multicast();
-        let broadcast = !from_pod && IpAddr::from(address) == IpAddr::from([255, 255, 255, 255]);
-        if IpAddr::from(address) != own && !multicast && !broadcast {
+        let own = Some(PODS[pod].address(said.v4));
+        let (address, whose) = if from_pod { (source, "source") } else { (destination, "destination") };
+        let group = |to: IpAddr| to.is_multicast() || to == IpAddr::from([255, 255, 255, 255]);
+        if address != own && (from_pod || !address.is_some_and(group)) {
             return Err(format!("a packet passes whose {whose} is not the pod's"));
         }
         if from_pod && (!stamp.is_local() || stamp.slot() != seat.slot) {
             return Err("what a pod sends goes on without its stamp".to_owned());
         }
         // It may talk to itself.
-        let to_others = IpAddr::from(headers.destination) != own && !stamp.is_deferred();
+        let to_others = destination != own && !stamp.is_deferred();
         if from_pod && pod == DENIED && to_others && !self.history.knows(&arrival.frame) {
             return Err("the pod that may send nothing has sent something".to_owned());
         }
-        if from_pod && enforced && matches!(headers.protocol, 4 | 41 | 47) {
+        if from_pod && matches!(protocol, 4 | 41 | 47) {
             return Err("a tunnel's packet leaves a pod".to_owned());
         }
         Ok(())
     }
+}
+
+/// Whether it is IP that can be judged: by its own headers, by its first fragment, or by what it quotes.
+fn is_ip(shape: Shape) -> bool {
+    matches!(shape, Shape::IP | Shape::LATER | Shape::RELATED | Shape::REDIRECT)
+}
+
+/// Whether a packet opens a flow.
+fn opens(frame: &[u8]) -> bool {
+    let said = expected(frame, 14);
+    said.opens && said.shape() == Shape::IP
 }

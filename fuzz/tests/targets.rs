@@ -30,12 +30,12 @@ fn the_corpus_holds() {
 
 #[test]
 fn random_bytes_hold_for_the_parser() {
-    proptest!(config(20_000), |(data in vec(any::<u8>(), 0..200))| parse(&data));
+    proptest!(config(10_000), |(data in vec(any::<u8>(), 0..200))| parse(&data));
 }
 
 #[test]
 fn random_bytes_hold_for_the_decision() {
-    proptest!(config(4_000), |(data in vec(any::<u8>(), 0..800))| {
+    proptest!(config(2_000), |(data in vec(any::<u8>(), 0..800))| {
         let outcome = try_decide(&data, Breakage::None);
         prop_assert!(outcome.is_ok(), "{}", outcome.unwrap_err());
     });
@@ -46,7 +46,7 @@ fn caught(breakage: Breakage) -> bool {
     if corpus("decide").iter().any(|input| try_decide(input, breakage).is_err()) {
         return true;
     }
-    let config = ProptestConfig { failure_persistence: None, max_shrink_iters: 0, ..config(4_000) };
+    let config = ProptestConfig { failure_persistence: None, max_shrink_iters: 0, ..config(2_000) };
     let mut runner = TestRunner::new_with_rng(config, TestRng::deterministic_rng(RngAlgorithm::ChaCha));
     let run = runner.run(&vec(any::<u8>(), 0..800), |data| try_decide(&data, breakage).map_err(TestCaseError::fail));
     run.is_err()

@@ -15,7 +15,7 @@ mod write;
 
 pub use agree::{agree, ours};
 pub use catalogue::{Kind, catalogue};
-pub use expected::expected;
+pub use expected::{Said, expected};
 pub use recipe::{
     Arp, Body, Extension, Fragment, Icmp, Ip, Link, Net, OVER_LONG_CHAIN, Parties, Quote, Recipe, Tag, Target,
     fragments,

@@ -94,6 +94,11 @@ fn ip(u: &mut Unstructured<'_>, depth: u8) -> Result<Ip> {
         if rarely(u, 4)? {
             ip.late.push(extension(u)?);
         }
+        if rarely(u, 4)? {
+            // A first fragment that is too short for its headers.
+            ip.fragment = Some(Fragment { offset: 0, more: true, id: 1 });
+            ip.length = Some(*u.choose(&[16, 24, 28, 36, 40, 44])?);
+        }
     }
     if rarely(u, 8)? {
         ip.hop_limit = *u.choose(&[255, 1, 0, 128])?;

@@ -14,19 +14,10 @@ pub enum Reading<'a> {
     Short,
     /// Neither IP nor ARP by its ethertype.
     Ethertype(u16),
-    /// ARP.
-    Arp(Option<ArpReading>),
+    /// ARP for IPv4 on Ethernet: the sender's address and the operation; `None` if it is cut off or for something else.
+    Arp(Option<([u8; 4], u16)>),
     /// IP by its ethertype; `None` if the header contradicts it or itself, or is cut off.
     Ip(Option<IpReading<'a>>),
-}
-
-/// An ARP message for IPv4 on Ethernet.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct ArpReading {
-    /// The sender's protocol address.
-    pub sender: [u8; 4],
-    /// The operation.
-    pub operation: u16,
 }
 
 /// An IP packet.
@@ -44,16 +35,39 @@ pub struct IpReading<'a> {
     pub chain: Vec<Extension>,
     /// The fragment that it is, unless it is whole (or atomic).
     pub fragment: Option<Fragment>,
+    /// IPv4's options.
+    pub options: &'a [u8],
     /// Why the chain cannot be walked to its end.
-    pub broken: bool,
+    pub stopped: Option<Stop>,
+    /// How many bytes the fragment has.
+    pub fragmented: usize,
     /// The first protocol that is no extension header known to etherparse.
     pub protocol: u8,
     /// What follows, as far as the frame has it.
     pub payload: &'a [u8],
-    /// How long that is according to the IP header, less than nothing if it ends before.
+    /// What follows, to the end of what was given, whatever the header says.
+    pub beyond: &'a [u8],
+    /// How long the payload is according to the IP header, less than nothing if it ends before.
     pub declared: isize,
     /// The headers above.
     pub transport: Transport<'a>,
+}
+
+/// Why a chain of extension headers ends early.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stop {
+    /// The next header is cut off.
+    Cut,
+    /// Hop-by-hop options that are not in the first place (RFC 8200 section 4.1).
+    Misplaced,
+}
+
+impl IpReading<'_> {
+    /// Whether it is a fragment, but not the first.
+    #[must_use]
+    pub fn is_later(&self) -> bool {
+        self.fragment.is_some_and(|fragment| fragment.offset != 0)
+    }
 }
 
 /// One extension header.
@@ -117,9 +131,9 @@ pub fn reading(frame: &[u8], link: usize) -> Reading<'_> {
     }
 }
 
-fn arp(packet: &[u8]) -> Option<ArpReading> {
+fn arp(packet: &[u8]) -> Option<([u8; 4], u16)> {
     let message = ArpPacketSlice::from_slice(packet).ok()?.to_packet().try_eth_ipv4().ok()?;
-    Some(ArpReading { sender: message.sender_ipv4, operation: message.operation.0 })
+    Some((message.sender_ipv4, message.operation.0))
 }
 
 fn v4(packet: &[u8]) -> Option<IpReading<'_>> {
@@ -142,9 +156,12 @@ fn v4(packet: &[u8]) -> Option<IpReading<'_>> {
         header: length,
         chain: Vec::new(),
         fragment: (!is_whole).then_some(fragment),
-        broken: false,
+        options: header.options(),
+        stopped: None,
+        fragmented: usize::try_from(declared).unwrap_or(0),
         protocol,
         payload,
+        beyond: available,
         declared,
         transport: if fragment.offset == 0 { transport(protocol, payload) } else { Transport::Fragment },
     })
@@ -155,47 +172,19 @@ fn v6(packet: &[u8]) -> Option<IpReading<'_>> {
     let whole = isize::try_from(header.payload_length()).ok()?;
     let available = within(packet.get(40..)?, whole);
     let (mut chain, mut fragment, mut protocol, mut walked) = (Vec::new(), None, header.next_header().0, 0);
-    let mut broken = false;
+    let (mut stopped, mut fragmented) = (None, 0);
     // Header by header: etherparse's own iterator reads beyond a chain that it could not follow to the end.
     loop {
         let rest = available.get(walked..).unwrap_or_default();
-        let (slice, next) = match IpNumber(protocol) {
-            // Only in the first place (RFC 8200 section 4.1).
-            IpNumber::IPV6_HEADER_HOP_BY_HOP if !chain.is_empty() => {
-                broken = true;
-                break;
-            }
-            IpNumber::IPV6_HEADER_HOP_BY_HOP | IpNumber::IPV6_ROUTE_HEADER | IpNumber::IPV6_DESTINATION_OPTIONS => {
-                match Ipv6RawExtHeaderSlice::from_slice(rest) {
-                    Ok(raw) => (raw.slice(), raw.next_header()),
-                    Err(_) => {
-                        broken = true;
-                        break;
-                    }
-                }
-            }
-            IpNumber::AUTHENTICATION_HEADER => match IpAuthHeaderSlice::from_slice(rest) {
-                Ok(auth) => (auth.slice(), auth.next_header()),
-                Err(_) => {
-                    broken = true;
-                    break;
-                }
-            },
-            IpNumber::IPV6_FRAGMENTATION_HEADER => match Ipv6FragmentHeaderSlice::from_slice(rest) {
-                Ok(part) => {
-                    let offset = part.fragment_offset().value();
-                    if part.is_fragmenting_payload() {
-                        fragment = Some(Fragment { offset, more: part.more_fragments(), id: part.identification() });
-                    }
-                    (part.slice(), part.next_header())
-                }
-                Err(_) => {
-                    broken = true;
-                    break;
-                }
-            },
-            _ => break,
+        let Some(read) = extension(protocol, rest) else { break };
+        let Some((slice, next)) = read else {
+            stopped = Some(Stop::Cut);
+            break;
         };
+        if protocol == IpNumber::IPV6_HEADER_HOP_BY_HOP.0 && !chain.is_empty() {
+            stopped = Some(Stop::Misplaced);
+            break;
+        }
         let routing = protocol == IpNumber::IPV6_ROUTE_HEADER.0;
         chain.push(Extension {
             number: protocol,
@@ -204,7 +193,18 @@ fn v6(packet: &[u8]) -> Option<IpReading<'_>> {
             kind: if routing { slice[2] } else { 0 },
         });
         walked += slice.len();
-        protocol = next.0;
+        // A second one is refused anyway.
+        let first = chain.iter().filter(|known| known.number == protocol).count() == 1;
+        if first
+            && protocol == IpNumber::IPV6_FRAGMENTATION_HEADER.0
+            && let Ok(part) = Ipv6FragmentHeaderSlice::from_slice(slice)
+            && part.is_fragmenting_payload()
+        {
+            let offset = part.fragment_offset().value();
+            fragment = Some(Fragment { offset, more: part.more_fragments(), id: part.identification() });
+            fragmented = usize::try_from(whole).ok()?.saturating_sub(walked);
+        }
+        protocol = next;
         // What follows in a later fragment is data, whatever it looks like.
         if fragment.is_some_and(|fragment: Fragment| fragment.offset != 0) {
             break;
@@ -219,11 +219,34 @@ fn v6(packet: &[u8]) -> Option<IpReading<'_>> {
         header: 40,
         chain,
         fragment,
-        broken,
+        options: &[],
+        stopped,
+        fragmented,
         protocol,
         payload,
+        beyond: packet.get(40 + walked..).unwrap_or_default(),
         declared: whole - isize::try_from(walked).ok()?,
         transport: if later { Transport::Fragment } else { transport(protocol, payload) },
+    })
+}
+
+/// The extension header of a number, with the next one's: `None` if it is none, `Some(None)` if it is cut off.
+#[expect(clippy::option_option, reason = "no header, a header that is cut off, and a header are three things")]
+fn extension(number: u8, rest: &[u8]) -> Option<Option<(&[u8], u8)>> {
+    Some(match IpNumber(number) {
+        IpNumber::IPV6_HEADER_HOP_BY_HOP | IpNumber::IPV6_ROUTE_HEADER | IpNumber::IPV6_DESTINATION_OPTIONS => {
+            Ipv6RawExtHeaderSlice::from_slice(rest).ok().map(|raw| (raw.slice(), raw.next_header().0))
+        }
+        IpNumber::AUTHENTICATION_HEADER => match IpAuthHeaderSlice::from_slice(rest) {
+            Ok(auth) => Some((auth.slice(), auth.next_header().0)),
+            // etherparse refuses a length of 0 for leaving out the sequence number; Linux takes such a header for one of
+            // eight bytes (ipv6_authlen).
+            Err(_) => rest.get(..8).filter(|eight| eight[1] == 0).map(|eight| (eight, eight[0])),
+        },
+        IpNumber::IPV6_FRAGMENTATION_HEADER => {
+            Ipv6FragmentHeaderSlice::from_slice(rest).ok().map(|part| (part.slice(), part.next_header().0))
+        }
+        _ => return None,
     })
 }
 

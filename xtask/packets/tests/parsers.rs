@@ -5,7 +5,8 @@
 
 use std::net::IpAddr;
 
-use portcullis_packets::{Parties, Recipe, agree, catalogue};
+use portcullis_common::packet::{Drop, Headers, Shape};
+use portcullis_packets::{Parties, Recipe, agree, catalogue, ours};
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::test_runner::FileFailurePersistence;
@@ -65,4 +66,45 @@ fn corrupted_packets_are_read_alike() {
         let outcome = agree(&frame);
         prop_assert!(outcome.is_ok(), "{} with {:?}: {}", kinds[kind].name, changes, outcome.unwrap_err());
     });
+}
+
+/// A generator that makes only what is refused at once proves nothing.
+#[test]
+fn the_generator_makes_every_kind_often() {
+    use proptest::strategy::ValueTree;
+    use proptest::test_runner::{RngAlgorithm, TestRng, TestRunner};
+    let mut runner =
+        TestRunner::new_with_rng(ProptestConfig::default(), TestRng::deterministic_rng(RngAlgorithm::ChaCha));
+    let mut counts = std::collections::BTreeMap::<u32, usize>::new();
+    let (mut quoted, mut usual) = (0, 0);
+    for number in 0..20_000 {
+        let seed = vec(any::<u8>(), 0..160).new_tree(&mut runner).unwrap().current();
+        let frame = Recipe::random(&seed).frame(&parties(number % 2 == 0));
+        let said = ours(&frame, 14);
+        *counts.entry(said.shape).or_default() += 1;
+        quoted += usize::from(said.quoted.is_some());
+        usual += usize::from(Headers::default().parse_usual(&frame.as_slice(), 14));
+    }
+    println!("{counts:?}, {quoted} quotes, {usual} the short way");
+    for shape in [
+        Shape::IP,
+        Shape::ARP,
+        Shape::DISCOVERY,
+        Shape::ROUTER,
+        Shape::LATER,
+        Shape::RELATED,
+        Shape::REDIRECT,
+        Shape::bad(Drop::MALFORMED),
+        Shape::bad(Drop::ETHERTYPE),
+        Shape::bad(Drop::EXTENSION),
+        Shape::bad(Drop::SOURCE_ROUTE),
+        Shape::bad(Drop::TINY),
+        Shape::bad(Drop::FRAGMENT),
+        Shape::bad(Drop::DISCOVERY),
+    ] {
+        let count = counts.get(&shape.0).copied().unwrap_or(0);
+        assert!(count >= 20, "{shape:?} was made {count} times of 20,000");
+    }
+    assert!(quoted > 200, "{quoted} errors quote something");
+    assert!(usual > 1_000, "{usual} frames go the short way");
 }
