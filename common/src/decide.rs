@@ -380,7 +380,7 @@ fn judge_incoming<T: Tables>(
 /// The ingress verdict of a flow that a peer opened, asked at a reply: by the provenance that the entry stores, since a
 /// reply cannot tell it any more.
 #[inline(always)]
-fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, flow: &FlowEntry) -> VerdictWord {
+pub(crate) fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, flow: &FlowEntry) -> VerdictWord {
     let asked = Asked::answer(headers);
     let stored = Stamp(flow.provenance);
     if stored.is_local()

@@ -15,6 +15,7 @@ mod cluster;
 mod connections;
 mod counters;
 mod detours;
+mod flows;
 mod frames;
 mod input;
 mod manifests;
