@@ -497,6 +497,7 @@ fn sender<T: Tables>(t: T, packet: &Packet, stamp: Stamp) -> Result<u32, Drop> {
     }
     let word = interface(t, packet.ingress_ifindex);
     match interface_kind_of(word) {
+        interface_kind::ENDPOINT if has_node_flag(t, node_flag::STARTING) => Ok(NOBODY),
         interface_kind::ENDPOINT => {
             t.note(Event::Unstamped);
             Ok(interface_slot_of(word))

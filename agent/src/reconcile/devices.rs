@@ -2,11 +2,11 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind};
+use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind, node_flag};
 
 use super::Reconciler;
 use super::slots::Slot;
-use crate::dataplane::Hooks;
+use crate::dataplane::{Found, Hooks};
 use crate::endpoints::{Link, LinkKind, Role};
 use crate::state::LocalId;
 
@@ -72,6 +72,7 @@ impl Reconciler {
             // Flows that were open before any program saw them are known before one sees their next packet.
             self.seat_endpoints(&then);
             self.seed_flows();
+            self.set_node_flag(node_flag::STARTING, self.dataplane.found == Found::Fresh);
         }
         for (ifindex, role) in first.into_iter().chain(then) {
             let Some(link) = self.snapshot.links.get(ifindex).cloned() else { continue };
@@ -210,7 +211,7 @@ impl Reconciler {
             }
         }
         self.devices.bridges = bridges;
-        self.set_node_flag(portcullis_common::layout::node_flag::ARMED, complete && !self.devices.bridges.is_empty());
+        self.set_node_flag(node_flag::ARMED, complete && !self.devices.bridges.is_empty());
     }
 
     pub(super) fn set_node_flag(&self, flag: u64, on: bool) {
