@@ -159,8 +159,7 @@ pub enum EndpointState {
 
 impl EndpointState {
     /// Every state.
-    pub const ALL: [Self; 5] =
-        [Self::Enforced, Self::Pending, Self::Closed, Self::PodGone, Self::Unenforced];
+    pub const ALL: [Self; 5] = [Self::Enforced, Self::Pending, Self::Closed, Self::PodGone, Self::Unenforced];
 
     /// Its name in JSON and metrics.
     #[must_use]

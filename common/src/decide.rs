@@ -56,7 +56,8 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     if shape != Shape::IP {
         return judge_other(t, packet, &endpoint, shape, headers, own);
     }
-    if checks && !headers.source.same(own) {
+    // A pod without an address of this family sends none of it.
+    if checks && (!headers.source.same(own) || own.is_unspecified()) {
         return Err(Drop::SOURCE);
     }
     if matches!(headers.protocol, protocol::IPIP | protocol::IPV6 | protocol::GRE)

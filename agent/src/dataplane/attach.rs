@@ -216,7 +216,8 @@ impl Dataplane {
             self.pins.restore().map_err(|error| error.to_string())?;
         }
         let wanted = self.program_ids.get(name).copied();
-        let is_first = || bpf::query(ifindex, direction == Direction::Ingress).map(|ids| ids.first().copied() == wanted);
+        let is_first =
+            || bpf::query(ifindex, direction == Direction::Ingress).map(|ids| ids.first().copied() == wanted);
         let attach_type = direction.attach_type();
         let first = || TcAttachOptions::TcxOrder(LinkOrder::first());
         if pin.exists() {
@@ -323,8 +324,7 @@ pub(super) fn remove_filters() -> usize {
         devices.iter().filter_map(|device| device.name().to_str().ok().map(str::to_owned)).collect();
     // Egress first: those programs judge by the others' stamps.
     let directions = [Direction::Egress, Direction::Ingress];
-    let of_direction =
-        |direction| names.iter().filter(|name| detach_all_clsact(name, direction)).count();
+    let of_direction = |direction| names.iter().filter(|name| detach_all_clsact(name, direction)).count();
     directions.map(of_direction).iter().sum()
 }
 

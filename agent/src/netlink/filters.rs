@@ -9,7 +9,8 @@ use std::time::Duration;
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
 use rtnetlink::packet_core::{
-    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer, NlasIterator,
+    NLM_F_ACK, NLM_F_DUMP, NLM_F_REQUEST, NetlinkBuffer, NetlinkHeader, NetlinkMessage, NetlinkPayload, NlaBuffer,
+    NlasIterator,
 };
 use rtnetlink::packet_route::RouteNetlinkMessage;
 use rtnetlink::packet_route::tc::{TcHandle, TcHeader, TcMessage};
@@ -156,7 +157,10 @@ impl Filters {
     ) -> Result<Vec<(TcHeader, BTreeMap<u16, Vec<u8>>)>, Error> {
         self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
         let payloads = self.receive(what)?;
-        Ok(payloads.iter().filter_map(|payload| Some((TcHeader::parse(payload).ok()?, attributes(payload.get(20..)?)))).collect())
+        Ok(payloads
+            .iter()
+            .filter_map(|payload| Some((TcHeader::parse(payload).ok()?, attributes(payload.get(20..)?))))
+            .collect())
     }
 
     /// The payloads of an answer, to its end.
@@ -200,7 +204,10 @@ fn message(ifindex: u32, parent: u32) -> TcMessage {
 
 /// Attributes by number; a number that is there several times keeps the last.
 fn attributes(bytes: &[u8]) -> BTreeMap<u16, Vec<u8>> {
-    NlasIterator::new(bytes).map_while(Result::ok).map(|nla: NlaBuffer<&[u8]>| (nla.kind(), nla.value().to_vec())).collect()
+    NlasIterator::new(bytes)
+        .map_while(Result::ok)
+        .map(|nla: NlaBuffer<&[u8]>| (nla.kind(), nla.value().to_vec()))
+        .collect()
 }
 
 fn text(bytes: &[u8]) -> String {

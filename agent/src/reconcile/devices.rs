@@ -4,9 +4,9 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind};
 
+use super::Reconciler;
 use super::guard::Guard;
 use super::slots::Slot;
-use super::Reconciler;
 use crate::dataplane::Hooks;
 use crate::endpoints::{Link, LinkLayer, Role};
 use crate::state::LocalId;

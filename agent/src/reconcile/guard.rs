@@ -190,7 +190,9 @@ impl Reconciler {
                 Ok(ids) => ids,
                 // It is gone, which netlink will tell.
                 Err(error) if error.raw_os_error() == Some(libc::ENODEV) => return Ok(None),
-                Err(error) => return Err(format!("cannot ask what is on tc {} of {}: {error}", direction.name(), link.name)),
+                Err(error) => {
+                    return Err(format!("cannot ask what is on tc {} of {}: {error}", direction.name(), link.name));
+                }
             };
             return Ok(match ids.iter().position(|id| *id == ours) {
                 Some(0) => None,
@@ -213,7 +215,8 @@ impl Reconciler {
         let kept = filters.iter().find(|filter| filter.program == Some(ours)).map(|filter| filter.handle);
         let first: Vec<&Filter> = filters.iter().filter(|filter| filter.chain == 0).collect();
         let at = first.iter().position(|filter| is_ours(filter) && filter.program == Some(ours));
-        for filter in filters.iter().filter(|filter| is_ours(filter) && kept.is_some_and(|kept| kept != filter.handle)) {
+        for filter in filters.iter().filter(|filter| is_ours(filter) && kept.is_some_and(|kept| kept != filter.handle))
+        {
             // Left over from an agent that was stopped while it moved a filter.
             Dataplane::detach_filter(&link.name, direction, filter.handle);
         }

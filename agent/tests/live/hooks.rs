@@ -311,7 +311,9 @@ fn links_and_others_programs_keep_their_verdicts() {
         drop(link);
         let link = foreign::attach(node, index("x/a"), true, &program, before);
         assert_eq!(ask(a, b, 300), Outcome::Timeout, "it leads round no policy, before {before}");
-        await_that("ours first", || foreign::names(node, a.veth(), true).first().is_some_and(|name| name == "from_pod"));
+        await_that("ours first", || {
+            foreign::names(node, a.veth(), true).first().is_some_and(|name| name == "from_pod")
+        });
         drop(link);
     }
     verdicts(&cluster, "after them");
@@ -362,7 +364,8 @@ fn filters_come_back_to_the_first_place() {
             let veth = cluster.pod(pod).veth();
             for hook in ["ingress", "egress"] {
                 let context = format!("{shape:?}, {hook} of {pod}");
-                let ours = |at: usize| handles(node, veth, hook).get(at).is_some_and(|handle| handle.starts_with("0x504"));
+                let ours =
+                    |at: usize| handles(node, veth, hook).get(at).is_some_and(|handle| handle.starts_with("0x504"));
                 assert!(ours(0) && handles(node, veth, hook).len() == 1, "{context}: {:?}", handles(node, veth, hook));
                 let handle = handles(node, veth, hook).remove(0);
                 disturb(agent, &format!("{context}: repair of a removed filter"), "missing", || {
@@ -419,7 +422,9 @@ fn nothing_passes_while_filters_are_moved() {
 #[test]
 fn a_filter_that_overwrites_the_stamp_is_named_or_harmless() {
     for attach in ["auto", "clsact"] {
-        for (arguments, in_mark) in [(&["--attach", attach][..], false), (&["--attach", attach, "--stamp-mark-shift", "16"], true)] {
+        for (arguments, in_mark) in
+            [(&["--attach", attach][..], false), (&["--attach", attach, "--stamp-mark-shift", "16"], true)]
+        {
             let context = format!("{attach}, in mark {in_mark}");
             let cluster = cluster(Shape::Routed, arguments);
             let (agent, node) = (&cluster.agents[0], cluster.bed.node(0));
@@ -448,7 +453,11 @@ fn a_filter_that_overwrites_the_stamp_is_named_or_harmless() {
             for (from, to) in [("x/a", "x/b"), ("x/a", "x/c")] {
                 let to = cluster.pod(to).v4().unwrap();
                 let probe = Probe::new(cluster.pod(from), to, Protocol::Tcp, 80);
-                assert_eq!(probe.timeout(Duration::from_millis(300)).run(), Outcome::Timeout, "{context}: {from} to {to}");
+                assert_eq!(
+                    probe.timeout(Duration::from_millis(300)).run(),
+                    Outcome::Timeout,
+                    "{context}: {from} to {to}"
+                );
             }
             for device in &devices {
                 tc(node, &format!("filter del dev {device} ingress prio 9"));
