@@ -4,11 +4,15 @@
 //! programs atomically and goes on. The directory carries the layout's version and belongs to one network namespace.
 
 mod attach;
+mod bpf;
 mod clock;
 mod counters;
+mod grace;
 mod host;
 mod load;
+mod lock;
 mod memory;
+mod pins;
 mod ranges;
 mod seeds;
 mod test_run;
@@ -17,9 +21,10 @@ mod uninstall;
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use attach::Hooks;
+pub use attach::{Direction, HANDLES, Hooks, PRIORITY};
 pub use counters::Counters;
-pub use host::{grace_period, namespace_of_this_thread};
+pub use grace::{Grace, grace_period};
+pub use host::namespace_of_this_thread;
 pub use load::{Dataplane, Found, Settings};
 pub use ranges::RangeTable;
 pub use test_run::{TestInput, TestOutput};
@@ -57,6 +62,15 @@ pub enum DataplaneError {
     /// The pins are another network namespace's.
     #[error("{} belongs to another network namespace: give this one a --pin-dir of its own", path.display())]
     OtherNamespace {
+        /// The pin directory.
+        path: PathBuf,
+    },
+    /// Another process writes what is pinned here.
+    #[error(
+        "{} is in use by another agent, or is being uninstalled: stop that first, or give this one a --pin-dir of its own",
+        path.display()
+    )]
+    InUse {
         /// The pin directory.
         path: PathBuf,
     },

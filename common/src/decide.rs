@@ -62,7 +62,9 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     }
     // SAFETY: as above.
     let headers = unsafe { &(*work).headers };
-    if endpoint.checks_addresses() && !headers.source.same(endpoint.address(t, headers.v4)) {
+    let own = endpoint.address(t, headers.v4);
+    // A pod without an address of this family sends none of it.
+    if endpoint.checks_addresses() && (!headers.source.same(own) || own.is_unspecified()) {
         return Err(Drop::SOURCE);
     }
     if is_tunnel(headers.protocol) && endpoint.flags & endpoint_flag::TUNNELS == 0 {
@@ -497,6 +499,7 @@ pub(crate) fn sender<T: Tables>(t: T, ingress_ifindex: u32, stamp: Stamp) -> Res
     }
     let word = interface(t, ingress_ifindex);
     match interface_kind_of(word) {
+        interface_kind::ENDPOINT if has_node_flag(t, node_flag::STARTING) => Ok(NOBODY),
         interface_kind::ENDPOINT => {
             t.note(Event::Unstamped);
             Ok(interface_slot_of(word))

@@ -77,6 +77,13 @@ pub fn nothing(_context: TcContext) -> i32 {
     NEXT
 }
 
+/// Drops everything: what stands in for a program of ours while that is moved before another, so that nothing passes
+/// between.
+#[classifier]
+pub fn closed(_context: TcContext) -> i32 {
+    DROP
+}
+
 /// The time in jiffies, for user space, which cannot ask otherwise. Run by BPF_PROG_TEST_RUN, attached nowhere.
 #[classifier]
 pub fn clock(_context: TcContext) -> i32 {

@@ -56,6 +56,14 @@ pub struct RunArgs {
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
     pub source_validation: SourceValidation,
+    /// Where programs are filters (before 6.6): an `ingress` qdisc on a device gives way to clsact, with every filter on
+    /// it, such as the bandwidth plugin's limit of what a pod sends. Without this such a device is not enforced.
+    #[arg(long)]
+    pub replace_ingress_qdisc: bool,
+    /// Carry the stamp that packets get on their way through the node in sixteen bits of their mark, from this bit on, in
+    /// place of tc_index. kube-proxy uses bits 14 and 15.
+    #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub stamp_mark_shift: Option<u32>,
     /// Let pods send what this node would unwrap behind the hooks: IP in IP, GRE, and UDP to the ports of its own tunnel
     /// devices (VXLAN, GENEVE, bare UDP).
     #[arg(long)]
@@ -111,15 +119,16 @@ fn parse_lifetime(text: &str) -> Result<(Lifetime, u32), LifetimeError> {
 }
 
 /// Entries that the tables have room for. When one is full, the policy in force stays, which is reported. Tables that an
-/// agent before has left keep their sizes until `uninstall`.
+/// agent before has left keep their sizes until `uninstall`. Each table takes what is said twice and more, since an agent
+/// that starts builds its tables beside those in force.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
 pub struct TableSizes {
-    /// Addresses of pods, nodes and Services that policy asks about, and Services' ports; 32 bytes each. Rounded up to a
+    /// Addresses of pods, nodes and Services that policy asks about, and Services' ports; 107 bytes each. Rounded up to a
     /// power of two.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1 << 18, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
+    #[arg(long, value_name = "NUMBER", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
     pub max_addresses: u32,
-    /// Compiled rows: profiles, verdicts, reaches; 16 bytes each. Rounded up to a power of two.
-    #[arg(long, value_name = "NUMBER", default_value_t = 1 << 18, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
+    /// Compiled rows: profiles, verdicts, reaches; 54 bytes each. Rounded up to a power of two.
+    #[arg(long, value_name = "NUMBER", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
     pub max_rows: u32,
     /// Ranges of addresses that policies name.
     #[arg(long, value_name = "NUMBER", default_value_t = 1 << 15, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]

@@ -7,14 +7,13 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_common::layout::rule;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::classes::Classes;
 use super::services::Services;
 use super::sets::{Sets, Writing};
 use crate::model::{Direction, Verdict};
-use crate::state::{ClassId, LocalId, PortClass, RuleNumber, ServiceNumber, ServiceReach, SetId};
+use crate::state::{ClassId, LocalId, PortClass, ServiceNumber, ServiceReach, SetId};
 
 /// The backends of a port as the tables see them, in order and without repetition. The last value is the endpoints
 /// that have the backend's address as their own.
@@ -210,10 +209,10 @@ fn reach(
     writing: &mut Writing<'_>,
 ) -> ServiceReach {
     let Some(pairs) = pairs else { return ServiceReach::Part };
+    // No policy denies what nobody gets: kube-proxy refuses it, as it does without policy, and where it has heard of a
+    // backend that is not known here yet, the exit tells.
     if pairs.is_empty() {
-        let isolation = sets.get(id).and_then(|set| set.isolation);
-        let unrestricted = ServiceReach::All(RuleNumber(rule::NO_POLICY));
-        return isolation.map_or(unrestricted, |verdict| ServiceReach::None(verdict.rule));
+        return ServiceReach::Part;
     }
     let (mut allowing, mut several) = (None, false);
     let mut denial = None;

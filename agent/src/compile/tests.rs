@@ -285,7 +285,7 @@ fn services_reach_all_a_part_or_none() {
         ("all allowed", Some(any(&["client"])), ServiceReach::All(allowing)),
         ("one of two", Some(any(&["client", "other"])), ServiceReach::Part),
         ("none of them", Some(any(&["other"])), denied),
-        ("no backends", Some(any(&["nobody"])), denied),
+        ("no backends", Some(any(&["nobody"])), ServiceReach::Part),
         ("not known", None, ServiceReach::Part),
     ];
     for (what, selector, reach) in &rows {

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use portcullis_common::Address;
 use portcullis_common::layout::RangeKey;
 
-use super::{DataplaneError, host};
+use super::{DataplaneError, grace};
 use crate::state::plan::Kernel;
 
 /// A [`RangeKey`] that aya may copy as bytes.
@@ -89,6 +89,6 @@ impl Kernel for RangeTable {
     }
 
     fn wait(&mut self) -> Result<(), DataplaneError> {
-        host::grace_period()
+        grace::grace_period()
     }
 }

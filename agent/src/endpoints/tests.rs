@@ -33,6 +33,7 @@ impl Host {
             incarnation: self.appeared,
             name: name.to_owned(),
             kind,
+            layer: LinkLayer::Ethernet,
             mac: Some([2, 0, 0, 0, 0, 1]),
             up: true,
             master: None,

@@ -6,11 +6,12 @@ use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
 use rtnetlink::packet_route::link::{
-    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
 };
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 
-use crate::endpoints::{Link, LinkKind};
+use crate::endpoints::{Link, LinkKind, LinkLayer};
 
 /// `RT_TABLE_LOCAL` of linux/rtnetlink.h.
 const RT_TABLE_LOCAL: u32 = 255;
@@ -47,6 +48,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         incarnation: 0,
         name: String::new(),
         kind: LinkKind::Physical,
+        layer: layer(message.header.link_layer_type),
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
         master: None,
@@ -102,6 +104,23 @@ fn tunnel_port(data: &InfoData) -> Option<u16> {
         _ => None,
     };
     port.filter(|port| *port != 0)
+}
+
+/// PPP's header and those of tunnels are put before the packet behind tc. A loopback device writes Ethernet headers.
+fn layer(layer: LinkLayerType) -> LinkLayer {
+    use LinkLayerType as Type;
+    match layer {
+        Type::Ether | Type::Loopback => LinkLayer::Ethernet,
+        Type::None
+        | Type::Rawip
+        | Type::Ppp
+        | Type::Tunnel
+        | Type::Tunnel6
+        | Type::Sit
+        | Type::Ipgre
+        | Type::Ip6gre => LinkLayer::Ip,
+        _ => LinkLayer::Unknown,
+    }
 }
 
 fn kind(kind: &InfoKind) -> LinkKind {

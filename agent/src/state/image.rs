@@ -72,9 +72,9 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            narrow_buckets: 1 << 15,
-            wide_buckets: 1 << 15,
-            ranges: 1 << 15,
+            narrow_buckets: 1 << 16,
+            wide_buckets: 1 << 16,
+            ranges: 1 << 16,
             rules: 1 << 14,
             endpoints: 256,
             share_bits: 9,
@@ -84,12 +84,6 @@ impl Default for Sizes {
 }
 
 impl Sizes {
-    /// Buckets with room for this many rows.
-    #[must_use]
-    pub const fn buckets_for(rows: u32) -> u32 {
-        rows.div_ceil(WAYS as u32).next_power_of_two()
-    }
-
     /// Sizes for tests, where memory is made for every case.
     #[must_use]
     pub const fn small() -> Self {

@@ -108,6 +108,19 @@ impl Agent {
         &self.pin_dir
     }
 
+    /// Keeps its pins elsewhere.
+    pub(crate) fn pin_at(&mut self, pin_dir: PathBuf) {
+        self.pin_dir = pin_dir;
+    }
+
+    /// Asks `/metrics` until one of these counters is above what it was.
+    pub(crate) fn await_above(&self, what: &str, name: &str, labels: &[(&str, &str)], before: f64) {
+        self.await_metrics(what, |samples| {
+            let matching = samples.iter().filter(|sample| sample.name == name && sample.has(labels));
+            matching.map(|sample| sample.value).sum::<f64>() > before
+        });
+    }
+
     /// SIGTERM, and its end.
     pub(crate) fn terminate(&mut self) {
         let process = self.process.take().unwrap();
@@ -141,6 +154,12 @@ impl Agent {
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let samples = self.metrics();
         samples.iter().filter(|sample| sample.name == name && sample.has(labels)).map(|sample| sample.value).sum()
+    }
+
+    /// What its programs have dropped so far, by reason.
+    pub(crate) fn drops(&self) -> Vec<(String, f64)> {
+        let drops = self.metrics().into_iter().filter(|sample| sample.name == "portcullis_drops_total" && sample.value > 0.0);
+        drops.map(|sample| (sample.labels["reason"].clone(), sample.value)).collect()
     }
 
     /// Asks `/metrics` until something holds.

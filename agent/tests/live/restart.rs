@@ -110,3 +110,32 @@ fn a_restart_while_policy_cannot_be_read_opens_nothing() {
         assert_eq!(kept_pods(&cluster.agents[0]), Vec::<String>::new());
     }
 }
+
+#[test]
+fn two_agents_on_one_pin_directory_or_uninstall_beside_one_are_refused() {
+    let cluster = LiveCluster::new(&Plan::new(Shape::Routed, &PODS));
+    cluster.manifests.write("guard", &[guard("c")]);
+    cluster.enforce(&[]);
+    let agent = &cluster.agents[0];
+    let pins = agent.pin_dir().to_str().unwrap();
+    let folder = cluster.manifests.path().to_str().unwrap();
+    let socket = cluster.scratch.path().join("other.sock");
+    let second = agent.run_command(&[
+        "run",
+        "--manifests",
+        folder,
+        "--pin-dir",
+        pins,
+        "--listen",
+        "127.0.0.1:9298",
+        "--socket",
+        socket.to_str().unwrap(),
+    ]);
+    let uninstall = agent.run_command(&["uninstall", "--pin-dir", pins]);
+    for (what, output) in [("a second agent", second), ("uninstall", uninstall)] {
+        let told = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert!(!output.status.success(), "{what}: {told}");
+        assert!(told.contains("is in use by another agent") && told.contains(pins), "{what}: {told}");
+    }
+    assert_only(&cluster, "c", "the first goes on");
+}
