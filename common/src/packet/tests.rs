@@ -450,3 +450,29 @@ fn questions_and_answers_of_icmp_are_one_flow() {
         assert_eq!((answers.answered_port(), answers.opens), (question << 8, false), "{answer} answers {question}");
     }
 }
+
+#[test]
+fn the_short_way_reads_ipv6_as_the_long_one_does() {
+    let rows = [
+        ("TCP", v6(6, &tcp_header()), true),
+        ("UDP", v6(17, &udp()), true),
+        ("SCTP", v6(132, &tcp_header()), false),
+        ("ICMPv6", v6(58, &[128, 0, 0, 0, 0, 7, 0, 1]), false),
+        ("options before UDP", v6(60, &extension(17, 0, &udp())), false),
+        ("a fragment", v6(44, &fragment_header(17, 1, &udp())), false),
+        ("UDP's header cut off by the length", v6(17, &udp()[..7]), false),
+        ("TCP's header cut off by the length", v6(6, &tcp_header()[..19]), false),
+        ("IPv4", v4(17, &udp()), false),
+    ];
+    for (message, packet, usual) in rows {
+        let whole = v6_frame(&packet);
+        for length in 13..=whole.len() {
+            let frame = &whole[..length];
+            let mut short = Headers { protocol: 99, tcp_flags: 0xff, v4: false, opens: true, ..Headers::default() };
+            let mut long = short;
+            let (taken, shape) = (short.parse_usual(&frame, 14), long.parse(&frame, 14));
+            assert!(!taken || shape == Shape::IP && short == long, "{message}, {length} bytes: {short:?}, {long:?}");
+            assert!(taken == usual || length < whole.len(), "{message}");
+        }
+    }
+}
