@@ -340,7 +340,8 @@ fn errors_quote_packets() {
     let tcp6 = cut(v6(6, &tcp_header()), 48);
     let none = Headers::default();
     let ports = |headers: &Headers| (headers.protocol, headers.source_port, headers.destination_port);
-    let rows: [(&str, Vec<u8>, Shape, (u8, u16, u16)); 16] = [
+    type Row = (&'static str, Vec<u8>, Shape, (u8, u16, u16));
+    let rows: [Row; 16] = [
         ("packet too big for UDP", quote_v4(&udp4, 3), Shape::RELATED, (17, 40_000, 80)),
         ("source quench", quote_v4(&udp4, 4), Shape::RELATED, (17, 40_000, 80)),
         ("time exceeded", quote_v4(&udp4, 11), Shape::RELATED, (17, 40_000, 80)),
