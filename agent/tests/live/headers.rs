@@ -20,7 +20,7 @@ const PODS: [(&str, usize); 4] = [("x/a", 0), ("x/b", 0), ("x/d", 0), ("y/b", 1)
 const CLOSED_PORT: u16 = 4444;
 /// The MTU of the way to the outside.
 const NARROW: u32 = 1300;
-/// The largest UDP datagram, and more than fits that way.
+/// Bytes of a datagram that fits every other way.
 const LONG: usize = 1400;
 
 /// Where a cluster's packets are put together and translated on their way.
