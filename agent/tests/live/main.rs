@@ -19,6 +19,7 @@ mod detours;
 mod flows;
 mod foreign;
 mod frames;
+mod headers;
 mod hooks;
 mod hooks_devices;
 mod input;
