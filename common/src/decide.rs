@@ -202,12 +202,10 @@ const fn deferred_stamp(endpoint: &EndpointView, flow: u16) -> Stamp {
 /// by an answer that takes it (see [`advance`]): else a forged SYN would end it.
 #[inline(always)]
 pub(crate) fn begin(flow: &mut FlowEntry, headers: &Headers, revision: u32) {
-    let over = headers.opens
-        && (flow.state & state::ASSURED == 0 || flow.state & (state::FINS | state::RSTS) != 0);
+    let over = headers.opens && (flow.state & state::ASSURED == 0 || flow.state & (state::FINS | state::RSTS) != 0);
     let kept = if over || flow.state & state::INGRESS != 0 { 0 } else { flow.state };
     let proven = if headers.opens { state::TAKEN_UP } else { 0 };
-    flow.state =
-        advance(kept & !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE | proven), headers, false);
+    flow.state = advance(kept & !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE | proven), headers, false);
     flow.revision = revision;
 }
 

@@ -6,7 +6,9 @@ use std::os::fd::AsFd;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
-use rtnetlink::packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer, NlasIterator};
+use rtnetlink::packet_core::{
+    NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer, NlasIterator,
+};
 use rtnetlink::sys::protocols::NETLINK_NETFILTER;
 use rtnetlink::sys::{Socket, SocketAddr};
 
@@ -51,7 +53,8 @@ pub fn connections() -> Result<Vec<Connection>, Error> {
     socket.bind_auto().map_err(failed("bind (netfilter)"))?;
     // The kernel answers each read with the next part of the dump; were it ever not to, nobody shall wait for it.
     let patience = TimeVal::new(10, 0);
-    setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &patience).map_err(|error| failed("set a time limit")(error.into()))?;
+    setsockopt(&socket.as_fd(), sockopt::ReceiveTimeout, &patience)
+        .map_err(|error| failed("set a time limit")(error.into()))?;
     socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect (netfilter)"))?;
     socket.send(&request(), 0).map_err(failed("ask for the connections"))?;
     let mut found = Vec::new();

@@ -25,12 +25,8 @@ use crate::netlink;
 use crate::state::flat::address_key;
 
 /// What shows that flows are missing.
-const SIGNS: [u32; 4] = [
-    Event::TakenUp as u32,
-    Event::NotTakenUp as u32,
-    Event::EstablishedEvicted as u32,
-    Reason::UNCONFIRMED.0,
-];
+const SIGNS: [u32; 4] =
+    [Event::TakenUp as u32, Event::NotTakenUp as u32, Event::EstablishedEvicted as u32, Reason::UNCONFIRMED.0];
 /// Reading the table takes at most one part in so many of the time.
 const SHARE: u32 = 20;
 /// It is not read again sooner than this.
@@ -114,7 +110,9 @@ impl Reconciler {
                 tracing::debug!(connections, flows, entered, ?took, "read the kernel's connection table");
             }
             Err(error) if !std::mem::replace(&mut self.connections.failed, true) => {
-                tracing::warn!("flows that are open already may stop for a moment, since their direction is not known: {error}");
+                tracing::warn!(
+                    "flows that are open already may stop for a moment, since their direction is not known: {error}"
+                );
             }
             Err(_) => {}
         }
@@ -130,8 +128,11 @@ impl Reconciler {
 
 /// An endpoint as the tables have it.
 fn local(slot: &Slot) -> Option<Local> {
-    let addresses: Vec<IpAddr> =
-        [slot.content.v4, slot.content.v6].into_iter().filter(|address| *address != Address::UNSPECIFIED).map(IpAddr::from).collect();
+    let addresses: Vec<IpAddr> = [slot.content.v4, slot.content.v6]
+        .into_iter()
+        .filter(|address| *address != Address::UNSPECIFIED)
+        .map(IpAddr::from)
+        .collect();
     (!addresses.is_empty()).then(|| Local {
         slot: slot.number,
         generation: slot.content.generation,
