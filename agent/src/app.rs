@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, Pending, RunArgs, StatusArgs, StatusOutput};
+use crate::cli::run::{Attach, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
@@ -46,6 +46,8 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// How often the tables are compared with what they should be.
 const AUDIT: Duration = Duration::from_secs(60);
+/// How often the programs' counts tell whether flows must be looked up in the kernel's connection table.
+const COUNTS: Duration = Duration::from_millis(250);
 /// How often links and pins are asked for: within a second they are as they should be.
 const LOOK: Duration = Duration::from_millis(500);
 /// How often the main loop says that it lives, and how long it may be silent.
@@ -61,7 +63,14 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
-        sizes: Sizes { endpoints: args.max_endpoints, ..Sizes::default() },
+        sizes: Sizes {
+            endpoints: args.max_endpoints,
+            wide_buckets: Sizes::buckets_for(args.sizes.max_addresses),
+            narrow_buckets: Sizes::buckets_for(args.sizes.max_rows),
+            ranges: 2 * args.sizes.max_ranges,
+            rules: args.sizes.max_rules,
+            ..Sizes::default()
+        },
         clsact: args.attach == Attach::Clsact,
         mark_shift: args.stamp_mark_shift,
         test: false,
@@ -71,8 +80,10 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         uplinks: args.uplinks.iter().cloned().collect(),
         service_ranges: args.service_cidrs.clone(),
         pod_ranges: args.pod_cidrs.clone(),
-        any_source: args.allow_any_source,
+        any_source: args.source_validation == SourceValidation::Off,
+        allow_tunnels: args.allow_tunnels,
         open_pending: args.pending == Pending::Open,
+        lifetimes: args.flow_lifetimes.iter().copied().collect(),
         replace_ingress_qdisc: args.replace_ingress_qdisc,
         stamp_in_mark: args.stamp_mark_shift.is_some(),
     };
@@ -105,6 +116,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut audits = tokio::time::interval(AUDIT);
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut counts = tokio::time::interval(COUNTS);
+    counts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ready.send_replace(agent.readiness());
         beat.send_replace(Instant::now());
@@ -135,6 +148,10 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             () = tokio::time::sleep(BEAT) => continue,
             _ = looks.tick() => {
                 agent.look(&Scope::Links, &mut again);
+                continue;
+            }
+            _ = counts.tick() => {
+                agent.reconciler.look_after_flows();
                 continue;
             }
             Some(changed) = filters.recv() => {
@@ -188,6 +205,8 @@ impl Agent {
         self.tally.manifest_errors += counts.errors as u64;
         self.tally.manifest_warnings += counts.warnings as u64;
         self.reconciler.objects(batch.changes);
+        let manifests::Unread { places, policies } = batch.unread;
+        self.reconciler.unread(reconcile::Unread { anything: places.into_values().collect(), policies });
     }
 
     /// One pass; tells when to make another though nothing happens.
@@ -241,7 +260,7 @@ impl Agent {
         match &health.last_error {
             None if health.synced => match self.reconciler.unattached() {
                 Some(reason) => Readiness::NotReady(reason.clone()),
-                None => Readiness::Ready,
+                None => self.reconciler.kept_because().map_or(Readiness::Ready, Readiness::NotReady),
             },
             None => Readiness::NotReady("nothing has been enforced yet".into()),
             Some(error) => Readiness::NotReady(error.clone()),

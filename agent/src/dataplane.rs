@@ -7,11 +7,14 @@ mod attach;
 mod bpf;
 mod clock;
 mod counters;
+mod grace;
 mod host;
 mod load;
+mod lock;
 mod memory;
 mod pins;
 mod ranges;
+mod seeds;
 mod test_run;
 mod uninstall;
 
@@ -20,14 +23,15 @@ use std::path::{Path, PathBuf};
 
 pub use attach::{Direction, HANDLES, Hooks, PRIORITY};
 pub use counters::Counters;
-pub use host::{grace_period, namespace_of_this_thread};
+pub use grace::{Grace, grace_period};
+pub use host::namespace_of_this_thread;
 pub use load::{Dataplane, Found, Settings};
 pub use ranges::RangeTable;
 pub use test_run::{TestInput, TestOutput};
 pub use uninstall::{Removed, check_owner, uninstall};
 
 /// The layout's version: part of every pin's path, raised when any table's layout changes.
-pub const LAYOUT: &str = "v1";
+pub const LAYOUT: &str = "v2";
 
 /// Why the kernel cannot be used, or refused something.
 #[derive(Debug, thiserror::Error)]
@@ -61,10 +65,13 @@ pub enum DataplaneError {
         /// The pin directory.
         path: PathBuf,
     },
-    /// Another agent has the pins.
-    #[error("an agent is running with the pins in {}: stop it first", path.display())]
-    Running {
-        /// The layout's directory.
+    /// Another process writes what is pinned here.
+    #[error(
+        "{} is in use by another agent, or is being uninstalled: stop that first, or give this one a --pin-dir of its own",
+        path.display()
+    )]
+    InUse {
+        /// The pin directory.
         path: PathBuf,
     },
     /// The programs or maps could not be loaded.
@@ -85,6 +92,12 @@ pub enum DataplaneError {
         name: &'static str,
         /// Why.
         source: aya::maps::MapError,
+    },
+    /// The table of ranges has no room.
+    #[error("the ranges table is full ({capacity} entries): raise its size in the agent's settings")]
+    RangesFull {
+        /// Its entries.
+        capacity: u32,
     },
     /// A hook could not be taken.
     #[error("cannot attach to {device} ({hook}): {reason}")]

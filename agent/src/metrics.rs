@@ -96,11 +96,14 @@ impl Default for UpdateDurations {
 }
 
 /// What the programs count beside rules and drops, with the name in metrics.
-const EVENTS: [(Event, &str); 4] = [
+const EVENTS: [(Event, &str); 7] = [
     (Event::FlowEvicted, "evicted"),
     (Event::Rejudged, "rejudged"),
     (Event::RowMissing, "row_missing"),
     (Event::Unstamped, "unstamped"),
+    (Event::TakenUp, "taken_up"),
+    (Event::NotTakenUp, "not_taken_up"),
+    (Event::EstablishedEvicted, "established_evicted"),
 ];
 
 impl Figures {

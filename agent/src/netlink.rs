@@ -36,6 +36,7 @@ use tokio::sync::watch::{self, Receiver, Sender};
 use crate::endpoints::Snapshot;
 
 mod bell;
+mod conntrack;
 mod dump;
 mod filters;
 mod parse;
@@ -43,6 +44,7 @@ mod session;
 mod table;
 
 use bell::Bell;
+pub use conntrack::connections;
 pub use filters::{Filter, Filters, Qdisc};
 use session::Session;
 use table::Table;

@@ -147,10 +147,12 @@ pub struct EndpointStatus {
 pub enum EndpointState {
     /// It is a pod's, and policy holds.
     Enforced,
-    /// It is surely a pod's, but it is not known whose: the setting for undecided pods holds.
+    /// It is surely a pod's, but it is not known whose, or of which address: the setting for undecided pods holds.
     Pending,
     /// It claims a pod that another veth already is: nothing passes.
     Closed,
+    /// Its policy is what an agent before has left, since something that may be policy cannot be read.
+    Kept,
     /// The Pod object is gone and the veth is still there: its last policy holds.
     PodGone,
     /// The programs cannot be put on it: nothing holds. The problems say why.
@@ -159,7 +161,8 @@ pub enum EndpointState {
 
 impl EndpointState {
     /// Every state.
-    pub const ALL: [Self; 5] = [Self::Enforced, Self::Pending, Self::Closed, Self::PodGone, Self::Unenforced];
+    pub const ALL: [Self; 6] =
+        [Self::Enforced, Self::Pending, Self::Closed, Self::Kept, Self::PodGone, Self::Unenforced];
 
     /// Its name in JSON and metrics.
     #[must_use]
@@ -168,6 +171,7 @@ impl EndpointState {
             Self::Enforced => "enforced",
             Self::Pending => "pending",
             Self::Closed => "closed",
+            Self::Kept => "kept",
             Self::PodGone => "pod-gone",
             Self::Unenforced => "unenforced",
         }

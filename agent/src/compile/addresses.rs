@@ -143,7 +143,10 @@ impl Addresses {
                 classes.kind(KindKey {
                     group: winner.map(|member| member.group),
                     range: ranges.longest(*address),
-                    own_node: record.own && record.services == 0,
+                    // Whatever Services have it too: anybody may write a node's address into a Service (externalIPs), and the
+                    // node's own traffic must not end with that. With IPVS the node holds all cluster addresses; what is
+                    // sent to those has their backends' addresses where it leaves.
+                    own_node: record.own,
                 })
             });
             if record.kind == kind {

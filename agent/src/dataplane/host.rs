@@ -80,18 +80,6 @@ fn cookie() -> Option<u64> {
 /// include/uapi/asm-generic/socket.h, since 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// Waits until every packet program that is running now has ended: `membarrier(MEMBARRIER_CMD_GLOBAL)` is the system
-/// call that waits for an RCU grace period (kernel/sched/membarrier.c), and programs run inside one.
-///
-/// # Errors
-/// The kernel has CPUs in full dynticks mode, where the call is refused.
-pub fn grace_period() -> Result<(), DataplaneError> {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-    // SAFETY: takes numbers only.
-    let status = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if status == 0 { Ok(()) } else { Err(call("membarrier", io::Error::last_os_error())) }
-}
-
 pub(super) fn call(call: &'static str, source: io::Error) -> DataplaneError {
     DataplaneError::Call { call, source }
 }

@@ -13,15 +13,25 @@ use super::attach::LINKS;
 use super::counters::Counters;
 use super::pins::Pins;
 use super::ranges::RangeTable;
-use super::{DataplaneError, LAYOUT, clock, host, memory};
+use super::{DataplaneError, LAYOUT, clock, host, lock, memory};
 use crate::state::image::{Image, Memory, Regions, Sizes};
 
 /// The programs and maps, as `cargo xtask build-ebpf` has made them; empty if it has not.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
 
 /// Every program.
-pub(super) const PROGRAMS: [&str; 9] =
-    ["from_pod", "to_pod", "to_uplink", "to_uplink_l3", "from_uplink", "from_uplink_l3", "nothing", "closed", "clock"];
+pub(super) const PROGRAMS: [&str; 10] = [
+    "from_pod",
+    "to_pod",
+    "to_uplink",
+    "to_uplink_l3",
+    "from_uplink",
+    "from_uplink_l3",
+    "nothing",
+    "closed",
+    "clock",
+    "seed",
+];
 
 /// Maps that outlive the agent.
 const PINNED: [&str; 14] = [
@@ -134,12 +144,15 @@ impl Dataplane {
         let dir = settings.pin_dir.join(LAYOUT);
         let maps = dir.join("maps");
         host::ensure_bpffs(&maps)?;
+        let lock = lock::take(&settings.pin_dir)?;
+        // An uninstall may have ended in between.
+        host::ensure_bpffs(&maps)?;
         host::ensure_bpffs(&dir.join(LINKS))?;
         let namespace = host::namespace_of_this_thread()?;
         if owner(&settings.pin_dir)?.is_some_and(|owner| owner != namespace) {
             return Err(DataplaneError::OtherNamespace { path: settings.pin_dir.clone() });
         }
-        let mut pins = Pins::claim(&dir)?;
+        let mut pins = Pins::new(&settings.pin_dir, &dir, lock);
         let found = if maps.join("META").exists() { Found::Adopted } else { Found::Fresh };
         let sizes = sizes_of(&maps, settings.sizes)?;
         let mut ebpf = load(settings, &sizes, &maps)?;

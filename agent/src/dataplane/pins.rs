@@ -2,23 +2,24 @@
 //! pins, so that whoever removes a pin removes no enforcement; it puts the pin back.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::File;
 use std::io;
 use std::os::fd::{AsFd, OwnedFd};
 use std::os::unix::fs::{DirEntryExt, MetadataExt};
 use std::path::{Path, PathBuf};
 
-use nix::fcntl::{Flock, FlockArg};
-
+use super::lock::{self, Lock};
 use super::{DataplaneError, bpf, host};
 
 /// What is pinned, by its path below the layout's directory.
 #[derive(Debug)]
 pub(super) struct Pins {
+    /// The pin directory.
+    root: PathBuf,
+    /// The layout's directory in it.
     dir: PathBuf,
     held: BTreeMap<PathBuf, Held>,
     /// Tells an `uninstall`, and a second agent, that this one runs.
-    lock: Option<Flock<File>>,
+    lock: Option<Lock>,
 }
 
 /// One pin.
@@ -30,9 +31,9 @@ struct Held {
 }
 
 impl Pins {
-    /// Takes the directory for this agent.
-    pub(super) fn claim(dir: &Path) -> Result<Self, DataplaneError> {
-        Ok(Self { dir: dir.to_owned(), held: BTreeMap::new(), lock: Some(lock(dir)?) })
+    /// Those of an agent that has the lock of its pin directory.
+    pub(super) fn new(root: &Path, dir: &Path, lock: Lock) -> Self {
+        Self { root: root.to_owned(), dir: dir.to_owned(), held: BTreeMap::new(), lock: Some(lock) }
     }
 
     /// Whether something is held under a name.
@@ -96,7 +97,7 @@ impl Pins {
             self.lock = None;
         }
         if self.lock.is_none() {
-            self.lock = Some(lock(&self.dir)?);
+            self.lock = Some(lock::take(&self.root)?);
         }
         Ok(restored)
     }
@@ -112,13 +113,4 @@ pub(super) fn end_link(pin: &Path) {
 
 fn inodes(folder: &Path) -> io::Result<BTreeMap<std::ffi::OsString, u64>> {
     std::fs::read_dir(folder)?.map(|entry| entry.map(|entry| (entry.file_name(), entry.ino()))).collect()
-}
-
-/// Takes the lock of a pin directory, which its agent holds as long as it runs.
-pub(super) fn lock(dir: &Path) -> Result<Flock<File>, DataplaneError> {
-    let file = File::open(dir).map_err(DataplaneError::file(dir))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, error)| match error {
-        nix::errno::Errno::EWOULDBLOCK => DataplaneError::Running { path: dir.to_owned() },
-        error => DataplaneError::File { path: dir.to_owned(), source: error.into() },
-    })
 }

@@ -3,7 +3,7 @@
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::{DataplaneError, LAYOUT, attach, bpf, host, load, pins};
+use super::{DataplaneError, LAYOUT, attach, bpf, host, load, lock};
 
 /// What was taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -24,13 +24,13 @@ pub struct Removed {
 pub fn uninstall(pin_dir: &Path) -> Result<Removed, DataplaneError> {
     let mut removed = Removed::default();
     check_owner(pin_dir)?;
+    // A running agent would put back what is removed.
+    let _lock = if pin_dir.exists() { Some(lock::take(pin_dir)?) } else { None };
     let dir = pin_dir.join(LAYOUT);
-    let lock = dir.exists().then(|| pins::lock(&dir)).transpose()?;
     // What comes up a bridge without a stamp is dropped only while every port stamps.
     load::disarm(pin_dir)?;
     removed.links = empty(&dir.join("links"))? + attach::remove_filters();
     removed.maps = empty(&dir.join("maps"))?;
-    drop(lock);
     for folder in [dir.as_path(), pin_dir] {
         // Other layouts' pins, or a directory that is not ours alone, keep it.
         drop(std::fs::remove_dir(folder));

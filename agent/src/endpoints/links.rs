@@ -68,6 +68,8 @@ pub struct Link {
     /// The addresses of the other end, link-local ones included, each with its prefix length; `None` when they are not
     /// known (no veth, the peer in this namespace, the kernel did not answer).
     pub peer_addresses: Option<Vec<IpNet>>,
+    /// The UDP port on which the device takes packets to unwrap, if it is such a tunnel.
+    pub tunnel_port: Option<u16>,
 }
 
 impl Link {

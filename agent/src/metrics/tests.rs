@@ -164,11 +164,14 @@ fn every_event_of_the_programs_has_a_name() {
         Event::Rejudged => "rejudged",
         Event::RowMissing => "row_missing",
         Event::Unstamped => "unstamped",
+        Event::TakenUp => "taken_up",
+        Event::NotTakenUp => "not_taken_up",
+        Event::EstablishedEvicted => "established_evicted",
     };
     for (event, shown) in EVENTS {
         assert_eq!(name(event), shown);
     }
     let numbers: BTreeSet<u32> = EVENTS.iter().map(|(event, _)| *event as u32).collect();
     let first = Event::FlowEvicted as u32;
-    assert_eq!(numbers, (first..=Event::Unstamped as u32).collect(), "each number once, without a gap");
+    assert_eq!(numbers, (first..=Event::EstablishedEvicted as u32).collect(), "each number once, without a gap");
 }

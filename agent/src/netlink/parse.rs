@@ -5,7 +5,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 
 use crate::endpoints::{Link, LinkKind, LinkLayer};
@@ -52,6 +55,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         peer_ifindex: None,
         netnsid: None,
         peer_addresses: None,
+        tunnel_port: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -62,8 +66,10 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkNetNsId(netnsid) => link.netnsid = Some(*netnsid),
             LinkAttribute::LinkInfo(info) => {
                 for info in info {
-                    if let LinkInfo::Kind(info_kind) = info {
-                        link.kind = kind(info_kind);
+                    match info {
+                        LinkInfo::Kind(info_kind) => link.kind = kind(info_kind),
+                        LinkInfo::Data(data) => link.tunnel_port = tunnel_port(data),
+                        _ => {}
                     }
                 }
             }
@@ -78,6 +84,26 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         link.peer_ifindex = None;
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+/// The UDP port of a tunnel device that has one.
+fn tunnel_port(data: &InfoData) -> Option<u16> {
+    let port = match data {
+        InfoData::Vxlan(data) => data.iter().find_map(|one| match one {
+            InfoVxlan::Port(port) => Some(*port),
+            _ => None,
+        }),
+        InfoData::Geneve(data) => data.iter().find_map(|one| match one {
+            InfoGeneve::Port(port) => Some(*port),
+            _ => None,
+        }),
+        InfoData::BareUdp(data) => data.iter().find_map(|one| match one {
+            InfoBareUdp::Port(port) => Some(*port),
+            _ => None,
+        }),
+        _ => None,
+    };
+    port.filter(|port| *port != 0)
 }
 
 /// PPP's header and those of tunnels are put before the packet behind tc. A loopback device writes Ethernet headers.

@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind};
+use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind, node_flag};
 
 use super::Reconciler;
 use super::guard::Guard;
 use super::slots::Slot;
-use crate::dataplane::Hooks;
+use crate::dataplane::{Found, Hooks};
 use crate::endpoints::{Link, LinkLayer, Role};
 use crate::state::LocalId;
 
@@ -81,6 +81,13 @@ impl Reconciler {
         };
         let mut sorted: Vec<_> = roles.iter().collect();
         sorted.sort_by_key(|(_, role)| order(role));
+        if !closed {
+            // Flows that were open before any program saw them are known before one sees their next packet.
+            let endpoints = sorted.iter().filter(|(_, role)| order(role) == 2).copied().collect::<Vec<_>>();
+            self.seat_endpoints(&endpoints);
+            self.seed_flows();
+            self.set_node_flag(node_flag::STARTING, self.dataplane.found == Found::Fresh);
+        }
         for (ifindex, role) in sorted {
             let Some(link) = self.snapshot.links.get(ifindex).cloned() else { continue };
             let outcome = match role {
@@ -109,8 +116,23 @@ impl Reconciler {
         }
     }
 
+    /// Gives the pods' veths among these their slots. What goes wrong is told when their hooks are taken.
+    fn seat_endpoints(&mut self, roles: &[(&u32, &Role)]) {
+        for (ifindex, role) in roles {
+            if let (Role::Endpoint(pod), Some(link)) = (role, self.snapshot.links.get(ifindex).cloned()) {
+                let id = LocalId { pod: pod.key.clone(), uid: pod.uid.clone() };
+                drop(self.seat_endpoint(&link, Some(id), false));
+            }
+        }
+    }
+
     /// An endpoint's veth. A closed or pending one that turns out to be a pod's keeps its slot.
     fn take_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<(), String> {
+        if self.seat_endpoint(link, id, closed)? { self.attach(link, Hooks::Endpoint) } else { Ok(()) }
+    }
+
+    /// Gives an endpoint its slot; whether it may have its hooks now.
+    fn seat_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<bool, String> {
         if let Some(slot) = self.slots.used.get_mut(&link.ifindex) {
             if slot.id.is_none() && id.is_some() {
                 slot.id.clone_from(&id);
@@ -120,7 +142,7 @@ impl Reconciler {
         } else {
             // On the first pass a pod that has a policy waits for it, rather than being closed meanwhile.
             if !closed && id.is_some() && !self.has_policy(id.as_ref()) {
-                return Ok(());
+                return Ok(false);
             }
             let (Some(row), Some((number, generation))) = (self.slots.take_row(), self.slots.take()) else {
                 // Programs on a device that is no endpoint of theirs drop everything: closed, not open.
@@ -147,7 +169,7 @@ impl Reconciler {
                 self.open_endpoint(link.ifindex);
             }
         }
-        self.attach(link, Hooks::Endpoint)
+        Ok(true)
     }
 
     fn name_slot(&mut self, number: u32, id: Option<&LocalId>) {
@@ -212,7 +234,7 @@ impl Reconciler {
             }
         }
         self.devices.bridges = bridges;
-        self.set_node_flag(portcullis_common::layout::node_flag::ARMED, complete && !self.devices.bridges.is_empty());
+        self.set_node_flag(node_flag::ARMED, complete && !self.devices.bridges.is_empty());
     }
 
     pub(super) fn set_node_flag(&self, flag: u64, on: bool) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_common::layout::Counter;
+use portcullis_common::layout::{Counter, endpoint_flag};
 
 use super::Reconciler;
 use super::slots::Slot;
@@ -67,9 +67,11 @@ impl Reconciler {
     #[must_use]
     pub fn tables(&self) -> Vec<TableFill> {
         let sizes = self.image.sizes();
-        let of_memory = self.image.fill().map(|(name, used, capacity)| (name, used, capacity));
+        // Another agent's tables must fit beside these: see `state::room`.
+        let of_memory =
+            [("rows", self.known.narrow.len(), sizes.rows()), ("addresses", self.known.wide.len(), sizes.addresses())];
         let others = [
-            ("ranges", self.known.ranges.len(), sizes.ranges as usize),
+            ("ranges", self.known.ranges.len(), sizes.own_ranges()),
             ("rules", self.rules.known.len(), sizes.rules as usize),
             ("endpoints", self.slots.used.len(), sizes.endpoints as usize),
         ];
@@ -90,6 +92,8 @@ impl Reconciler {
         let state = match (&slot.id, self.matcher.roles().get(&ifindex)) {
             _ if !self.devices.attached.contains_key(&ifindex) => EndpointState::Unenforced,
             (Some(_), _) if gone => EndpointState::PodGone,
+            (Some(_), _) if self.kept.reasons.contains_key(&ifindex) => EndpointState::Kept,
+            (Some(_), _) if slot.content.flags & endpoint_flag::CLOSED != 0 => EndpointState::Pending,
             (Some(_), _) => EndpointState::Enforced,
             (None, Some(Role::Closed { .. })) => EndpointState::Closed,
             (None, _) => EndpointState::Pending,
@@ -97,7 +101,7 @@ impl Reconciler {
         let policy = slot.id.as_ref().and_then(|id| self.compiler.desired().endpoints.get(id));
         let direction = |set: u32, direction: Direction| DirectionStatus {
             policy_set: (set != 0).then_some(set),
-            policies: self.policies_of(slot, direction),
+            policies: if state == EndpointState::Kept { Vec::new() } else { self.policies_of(slot, direction) },
         };
         EndpointStatus {
             pod: slot.id.as_ref().map(|id| id.pod.to_string()),
@@ -134,6 +138,11 @@ impl Reconciler {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.health.last_error.iter().cloned().collect();
+        let because = self.kept.reasons.iter();
+        let because = because.map(|(ifindex, reason)| {
+            format!("pod {}: its policy is kept from before: {reason}", self.pod_behind(*ifindex))
+        });
+        problems.extend(because);
         problems.extend(self.health.reports.iter().cloned());
         problems.extend(self.compiler.problems().iter().map(ToString::to_string));
         problems.extend(self.devices.failures.values().cloned());

@@ -74,6 +74,19 @@ impl Agent {
         }
     }
 
+    /// Waits until it answers at all, ready or not.
+    pub(crate) fn await_serving(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let listen: SocketAddr = LISTEN.parse().unwrap();
+        while let Err(error) = self.node.http_get(listen, "/healthz") {
+            let ended = self.process().try_wait().unwrap();
+            if ended.is_some() || Instant::now() >= deadline {
+                panic!("{} does not answer (ended: {ended:?}): {error:#}", self.node.name());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts it, and waits for nothing.
     pub(crate) fn spawn(&mut self) {
         let mut command = self.node.command(env!("CARGO_BIN_EXE_portcullis"));
@@ -141,6 +154,13 @@ impl Agent {
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let samples = self.metrics();
         samples.iter().filter(|sample| sample.name == name && sample.has(labels)).map(|sample| sample.value).sum()
+    }
+
+    /// What its programs have dropped so far, by reason.
+    pub(crate) fn drops(&self) -> Vec<(String, f64)> {
+        let drops =
+            self.metrics().into_iter().filter(|sample| sample.name == "portcullis_drops_total" && sample.value > 0.0);
+        drops.map(|sample| (sample.labels["reason"].clone(), sample.value)).collect()
     }
 
     /// Asks `/metrics` until something holds.
