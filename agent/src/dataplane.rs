@@ -12,6 +12,7 @@ mod memory;
 mod ranges;
 mod test_run;
 mod uninstall;
+mod verified;
 
 use std::io;
 use std::path::{Path, PathBuf};
