@@ -27,7 +27,7 @@ const STAMP: u16 = 0x4a5b;
 const CLASS: u16 = 0x0777;
 /// Nothing else in these namespaces sends packets this long.
 const PAYLOAD: usize = 700;
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Which device the packet was received by last, as the exit sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

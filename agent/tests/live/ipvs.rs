@@ -30,8 +30,8 @@ fn a_service_by_ipvs_is_judged_by_its_backend() {
     if !wanted() {
         return;
     }
-    for shape in [Shape::Routed, Shape::Bridged] {
-        for (agents, known_services) in [(false, true), (true, true), (true, false)] {
+    for (shape, others) in [(Shape::Routed, &[(false, true), (true, false)][..]), (Shape::Bridged, &[])] {
+        for &(agents, known_services) in [(true, true)].iter().chain(others) {
             let cluster = LiveCluster::new(&Plan { agents, known_services, ..Plan::new(shape, &PODS) });
             let node = cluster.bed.node(0).namespace();
             node.ip(["link add kube-ipvs0 type dummy"]).unwrap();
@@ -55,7 +55,7 @@ fn a_service_by_ipvs_is_judged_by_its_backend() {
                         node.tool("ipvsadm", &["-A", flag, &service, "-s", "rr"]).unwrap();
                         node.tool("ipvsadm", &["-a", flag, &service, "-r", &bracketed(own, 80), "-m"]).unwrap();
                         let answered = backend.name().ends_with("/b") || !agents;
-                        let patience = Duration::from_millis(1500);
+                        let patience = Duration::from_millis(400);
                         let probe = Probe::new(cluster.pod("x/a"), vip, protocol, 8080).timeout(patience);
                         rows.push((format!("{} by {vip} {protocol}", backend.name()), probe, answered));
                     }
@@ -67,7 +67,11 @@ fn a_service_by_ipvs_is_judged_by_its_backend() {
             });
             cluster.enforce(&[policy("x", "client", &spec)]);
             let probes: Vec<Probe> = rows.iter().map(|(_, probe, _)| probe.clone()).collect();
-            let outcomes = probe_all(&probes);
+            let again = |probe: &Probe| probe.clone().timeout(Duration::from_secs(5)).run();
+            let outcomes =
+                probes.iter().zip(probe_all(&probes)).zip(&rows).map(|((probe, outcome), (_, _, answered))| {
+                    if *answered && outcome == Outcome::Timeout { again(probe) } else { outcome }
+                });
             let wrong = rows.iter().zip(outcomes).filter(|((_, _, answered), outcome)| {
                 if *answered { !matches!(outcome, Outcome::Answered(_)) } else { *outcome != Outcome::Timeout }
             });

@@ -15,7 +15,7 @@ const PODS: [(&str, usize); 4] = [("x/a", 0), ("x/b", 0), ("x/c", 0), ("y/b", 1)
 /// The policy's port, and one that it does not name.
 const PORTS: [u16; 2] = [7000, 7001];
 /// Long enough for any answer; what is denied costs it.
-const ANSWER: Duration = Duration::from_millis(1500);
+const ANSWER: Duration = Duration::from_millis(2500);
 
 fn sockaddr(address: SocketAddr) -> nix::sys::socket::SockaddrStorage {
     address.into()

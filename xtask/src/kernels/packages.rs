@@ -31,11 +31,13 @@ pub(crate) struct Kernel {
     pub(crate) modules: PathBuf,
 }
 
-/// Every kernel of the matrix. Those that were fetched before are taken as they are.
+/// Every kernel of the matrix, or those that `PORTCULLIS_KERNELS` names (`5.10,newest`). Those that were fetched before are taken as they are.
 pub(crate) fn fetch_all(folder: &Path) -> Result<Vec<Kernel>> {
     let mut apt = None;
     let mut kernels = Vec::new();
-    for (series, wanted) in SERIES {
+    let chosen = std::env::var("PORTCULLIS_KERNELS").ok();
+    let is_chosen = |series: &str| chosen.as_ref().is_none_or(|list| list.split(',').any(|one| one == series));
+    for (series, wanted) in SERIES.into_iter().filter(|(series, _)| is_chosen(series)) {
         let place = folder.join(series);
         if !place.exists() {
             let apt = match &apt {
