@@ -3,15 +3,16 @@
 //! Direction is the pod's view. `from_pod` judges egress (or defers it to the packet's exit where the host may translate
 //! the destination), `to_pod` and `to_uplink` judge deferred egress, and `to_pod` judges ingress by the true source.
 
-use crate::address::Address;
 use crate::classify::{EndpointView, endpoint_slot, interface};
 use crate::flow::{self, FlowEntry, FlowKey, advance, state};
+use crate::fragment::hook;
 use crate::layout::{
-    VerdictWord, endpoint_flag, interface_kind, interface_kind_of, interface_slot_of, node_flag, peer,
+    Size, VerdictWord, endpoint_flag, interface_kind, interface_kind_of, interface_slot_of, node_flag, rule,
 };
-use crate::packet::{Drop, Headers, Readable, Shape, protocol};
+use crate::packet::{Drop, Headers, Readable, Shape, is_tunnel, protocol, tcp};
 use crate::stamp::Stamp;
-use crate::tables::{Event, Tables, read};
+use crate::tables::{Event, Tables, Work, read};
+use crate::unusual::{Came, Course};
 use crate::verdict::Asked;
 
 /// What is known of a packet beside its bytes.
@@ -21,8 +22,8 @@ pub struct Packet {
     pub ifindex: u32,
     /// The last device that received it, 0 if none did: a cross-check only.
     pub ingress_ifindex: u32,
-    /// Its length in bytes, as counters count it.
-    pub length: u32,
+    /// Its size, as counters count it.
+    pub size: Size,
     /// The length of its link-layer header: 14 or 0.
     pub link: usize,
     /// Whether it carries a VLAN tag in metadata.
@@ -37,7 +38,7 @@ pub type Outcome = Result<(), Drop>;
 /// The flow of the working memory that is the judged endpoint's.
 const OWN: u32 = 0;
 /// No endpoint.
-const NOBODY: u32 = u32::MAX;
+pub(crate) const NOBODY: u32 = u32::MAX;
 
 /// A packet leaves a pod: tc ingress of the pod's host veth.
 #[inline(always)]
@@ -47,57 +48,35 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
     packet.stamp = Stamp::judged(slot, endpoint.generation);
     // SAFETY: the working memory is this decision's own.
-    let (shape, headers) = unsafe {
-        let shape = shape_of(packet, frame, &raw mut (*work).headers);
-        (shape, &(*work).headers)
-    };
-    let own = endpoint.address(t, headers.v4);
-    let checks = endpoint.checks_addresses();
+    let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        return judge_other(t, packet, &endpoint, shape, headers, own);
+        let course = t.unusual_from_pod(slot, shape, packet.size);
+        if course != Course::JUDGE {
+            match course {
+                Course::DEFER => packet.stamp = Stamp::deferred(slot, endpoint.generation),
+                Course::PASS_REPLY => packet.stamp = packet.stamp.with_reply(),
+                _ => {}
+            }
+            return course.outcome();
+        }
     }
-    if checks && !headers.source.same(own) {
+    // SAFETY: as above.
+    let headers = unsafe { &(*work).headers };
+    let own = endpoint.address(t, headers.v4);
+    // A pod without an address of this family sends none of it.
+    if endpoint.checks_addresses() && (!headers.source.same(own) || own.is_unspecified()) {
         return Err(Drop::SOURCE);
     }
-    if matches!(headers.protocol, protocol::IPIP | protocol::IPV6 | protocol::GRE)
-        && endpoint.flags & endpoint_flag::TUNNELS == 0
-    {
+    if is_tunnel(headers.protocol) && endpoint.flags & endpoint_flag::TUNNELS == 0 {
         return Err(Drop::TUNNEL);
     }
     // SAFETY: as above.
-    judge_outgoing(t, packet, &endpoint, headers, unsafe { &raw mut (*work).flows[OWN as usize] })
-}
-
-/// What is not IP with readable headers: honest discovery passes, the rest only from a pod that nothing restricts.
-#[inline(always)]
-fn judge_other<T: Tables>(
-    t: T,
-    packet: &mut Packet,
-    endpoint: &EndpointView,
-    shape: Shape,
-    headers: &Headers,
-    own: Address,
-) -> Outcome {
-    let checks = endpoint.checks_addresses();
-    let source = headers.source;
-    match shape {
-        Shape::ARP => accept(!checks || source.same(Address::v4(0)) || source.same(own), Drop::DISCOVERY),
-        Shape::DISCOVERY => {
-            let to = headers.destination;
-            if !to.is_multicast(false) && !to.is_link_local() {
-                // It may be a neighbour on the same bridge. If it is routed, its hop limit falls and it is ordinary traffic:
-                // then the exit judges it.
-                packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
-            }
-            let honest = source.same(own)
-                || source.same(Address::UNSPECIFIED)
-                || source.is_link_local() && t.peer_value(endpoint.bank, &source) & peer::OWN_NODE == 0;
-            accept(!checks || honest, Drop::DISCOVERY)
-        }
-        Shape::ROUTER => Err(Drop::ROUTER),
-        Shape::FRAGMENT | Shape::EXTENSION if checks && !source.same(own) => Err(Drop::SOURCE),
-        _ => accept(!endpoint.is_enforced(), shape.why()),
+    judge_outgoing(t, packet, &endpoint, headers, unsafe { &raw mut (*work).flows[OWN as usize] })?;
+    if headers.first_fragment {
+        let outcome = t.remember_fragment(slot, hook::FROM_POD);
+        return accept(outcome.0 == 0, outcome);
     }
+    Ok(())
 }
 
 #[inline(always)]
@@ -120,36 +99,32 @@ fn judge_outgoing<T: Tables>(
     if found && !headers.opens {
         let known = flow.state;
         if known & state::INGRESS != 0 {
-            // A reply. Where it reverses a flow that was deferred at another pod's veth, its exit has recorded that.
-            if has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms() {
-                packet.stamp = packet.stamp.with_reply();
-            }
             flow.state = advance(known, headers, true);
-            if flow.revision != endpoint.revision {
+            let current = flow.revision == endpoint.revision;
+            if !current {
                 t.note(Event::Rejudged);
                 let verdict = verdict_of_stored(t, endpoint.slot, headers, flow);
                 if !verdict.allows() {
-                    t.count(verdict.rule(), packet.length);
+                    t.count(verdict.rule(), packet.size);
                     return Err(Drop::POLICY);
                 }
                 flow.revision = endpoint.revision;
                 flow.rule = verdict.rule();
-                t.count(flow.rule, packet.length);
-                t.store_flow(OWN, endpoint.slot);
-                return Ok(());
             }
-            t.count(flow.rule, packet.length);
-            if flow.state != known {
+            t.count(flow.rule, packet.size);
+            if !current || flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
             }
+            answer_deferred(t, packet);
             return Ok(());
         }
         if flow.revision == endpoint.revision {
             flow.state = advance(known, headers, false);
             if known & state::DEFERRED != 0 {
-                packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
-            } else {
-                t.count(flow.rule, packet.length);
+                packet.stamp = deferred_stamp(endpoint, known);
+            }
+            if known & (state::DEFERRED | state::ENDS_HERE) != state::DEFERRED {
+                t.count(flow.rule, packet.size);
             }
             if flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
@@ -157,41 +132,101 @@ fn judge_outgoing<T: Tables>(
             return Ok(());
         }
         t.note(Event::Rejudged);
-    } else if !headers.opens && has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms() {
-        // A reply whose flow has given way to others here is still one for its client.
-        packet.stamp = packet.stamp.with_reply();
     }
     let verdict = t.egress(endpoint.slot, headers.destination, Asked::opener(headers));
     if !verdict.allows() {
-        t.count(verdict.rule(), packet.length);
-        return Err(Drop::POLICY);
+        t.count(verdict.rule(), packet.size);
+        if !found && is_midstream(headers) {
+            t.note(Event::NotTakenUp);
+        }
+        return Err(if verdict.rule() == rule::TUNNEL { Drop::TUNNEL } else { Drop::POLICY });
     }
     begin(flow, headers, endpoint.revision);
     flow.peer_incarnation = 0;
     flow.provenance = packet.stamp.provenance();
     flow.rule = verdict.rule();
     if verdict.defers() {
-        packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
         flow.state |= deferral(verdict);
+        packet.stamp = deferred_stamp(endpoint, flow.state);
     } else {
-        t.count(verdict.rule(), packet.length);
+        t.count(verdict.rule(), packet.size);
+        if !found && !headers.opens {
+            // A reply whose flow has given way to others here is still one for its client.
+            answer_deferred(t, packet);
+        }
     }
-    t.store_flow(OWN, endpoint.slot);
+    if found || take_up(t, headers, flow) {
+        t.store_flow(OWN, endpoint.slot);
+    }
     Ok(())
 }
 
+/// Where a reply reverses a flow that was deferred at another pod's veth, its exit has recorded that.
+#[inline(always)]
+fn answer_deferred<T: Tables>(t: T, packet: &mut Packet) {
+    if has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms(packet.size) {
+        packet.stamp = packet.stamp.with_reply();
+    }
+}
+
+/// The stamp of a packet of a deferred flow.
+#[inline(always)]
+const fn deferred_stamp(endpoint: &EndpointView, flow: u16) -> Stamp {
+    let stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
+    if flow & state::CONFIRM != 0 { stamp.with_reply() } else { stamp }
+}
+
 /// Makes of what was found of a flow what it is when judged anew by its opener's packet: what it has gone through stays,
-/// unless the packet begins another flow of the same tuple.
+/// unless the packet begins another flow of the same tuple. A flow that lives is another only when the other side says so,
+/// by an answer that takes it (see [`advance`]): else a forged SYN would end it.
 #[inline(always)]
 pub(crate) fn begin(flow: &mut FlowEntry, headers: &Headers, revision: u32) {
-    let kept = if headers.opens || flow.state & state::INGRESS != 0 { 0 } else { flow.state };
-    flow.state = advance(kept & !(state::DEFERRED | state::CONFIRM), headers, false);
+    let over = headers.opens && (flow.state & state::ASSURED == 0 || flow.state & (state::FINS | state::RSTS) != 0);
+    let kept = if over || flow.state & state::INGRESS != 0 { 0 } else { flow.state };
+    let proven = if headers.opens { state::TAKEN_UP } else { 0 };
+    flow.state = advance(kept & !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE | proven), headers, false);
     flow.revision = revision;
+}
+
+/// Whether the packet belongs to a flow that began before it, by its own headers.
+#[inline(always)]
+const fn is_midstream(headers: &Headers) -> bool {
+    !headers.opens && matches!(headers.protocol, protocol::TCP | protocol::SCTP)
+}
+
+/// Whether a flow of which nothing was known may be entered by a packet that policy allows, if its sender has opened it.
+///
+/// A packet in the middle of a TCP connection does not say who opened that: the entry is older than the agent, or gave way,
+/// or there never was a connection. It is judged as its sender's own flow, so it never passes where that could not be
+/// opened: an ACK from outside meets ingress policy like a SYN, and a scan with ACK, FIN or no flags learns what a scan
+/// with SYN does. What remains is the flow's other direction, which rides on the entry. A pod that ingress policy closes to
+/// a peer could let the peer's denied connection in by sending first, as if it were its own, but a pod that may send to
+/// that peer could have opened a connection itself; and one that egress policy closes to a peer answers it only after
+/// ingress policy has let the peer's packet in. So neither direction lets anything pass that no rule allows; it may only
+/// go on under the rule of the wrong direction. Therefore the entry is marked: the agent, which sees the event, reads the
+/// kernel's connection table, and where that says that the other side has opened the flow, another entry takes its place
+/// which is judged in that direction before the next packet passes.
+///
+/// SYN-ACK and RST enter nothing: an answer to a SYN that was not let through is none, and what a RST ends was not there.
+/// Of other protocols every packet may be the first; the mark is the same, and nobody is woken.
+#[inline(always)]
+fn take_up<T: Tables>(t: T, headers: &Headers, flow: &mut FlowEntry) -> bool {
+    if headers.opens {
+        return true;
+    }
+    flow.state |= state::TAKEN_UP;
+    if headers.tcp_flags & (tcp::SYN | tcp::RST) != 0 {
+        return false;
+    }
+    if is_midstream(headers) {
+        t.note(Event::TakenUp);
+    }
+    true
 }
 
 /// The state of a flow whose egress is deferred.
 #[inline(always)]
-const fn deferral(verdict: VerdictWord) -> u16 {
+pub(crate) const fn deferral(verdict: VerdictWord) -> u16 {
     state::DEFERRED | if verdict.needs_confirmation() { state::CONFIRM } else { 0 }
 }
 
@@ -203,14 +238,15 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
     let endpoint = EndpointView::of(t, slot).ok_or(Drop::UNKNOWN_ENDPOINT)?;
     let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
     // SAFETY: the working memory is this decision's own.
-    let (shape, headers) = unsafe {
-        let shape = shape_of(packet, frame, &raw mut (*work).headers);
-        (shape, &(*work).headers)
-    };
+    let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        let harmless = shape.is_link_local() || !endpoint.is_enforced() && !stamp.is_deferred();
-        return accept(harmless, shape.why());
+        let course = t.unusual_to_pod(slot, shape, packet.size, Came::new(stamp, packet.ingress_ifindex));
+        if course != Course::JUDGE {
+            return course.outcome();
+        }
     }
+    // SAFETY: as above.
+    let headers = unsafe { &(*work).headers };
     // On a bridge a pod chooses the MAC, and frames flood: before anything is looked up or written.
     if endpoint.checks_addresses()
         && !headers.destination.same(endpoint.address(t, headers.v4))
@@ -218,16 +254,28 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
     {
         return Err(Drop::DESTINATION);
     }
-    let sender = sender(t, packet, stamp)?;
-    if sender != NOBODY && (stamp.is_deferred() || stamp.is_none()) {
-        let outcome = t.judge_exit(sender, stamp.is_deferred(), packet.length);
+    let sender = sender(t, packet.ingress_ifindex, stamp)?;
+    let leaves = sender != NOBODY && (stamp.is_deferred() || stamp.is_none());
+    if leaves {
+        let outcome = t.judge_exit(sender, stamp, packet.size);
         if outcome.0 != 0 {
             return Err(outcome);
         }
     }
     // SAFETY: as above.
     let flow = unsafe { &raw mut (*work).flows[OWN as usize] };
-    judge_incoming(t, packet, &endpoint, headers, flow, stamp, sender)
+    judge_incoming(t, packet, &endpoint, headers, flow, stamp, sender)?;
+    if headers.first_fragment {
+        let outcome = t.remember_fragment(slot, hook::TO_POD);
+        if outcome.0 != 0 {
+            return Err(outcome);
+        }
+        if leaves {
+            let outcome = t.remember_fragment(sender, hook::EXIT);
+            return accept(outcome.0 == 0, outcome);
+        }
+    }
+    Ok(())
 }
 
 #[inline(always)]
@@ -262,14 +310,18 @@ fn judge_incoming<T: Tables>(
             if current {
                 flow.state = advance(known, headers, true);
             } else {
-                rejudge_own_flow(t, endpoint, headers, packet.length, flow)?;
+                rejudge_own_flow(t, endpoint, headers, packet.size, flow)?;
             }
             // A process of this node answers without passing an exit.
             if flow.state & state::CONFIRM != 0 && !stamp.is_reply() && !from_node {
                 return Err(Drop::UNCONFIRMED);
             }
-            if flow.state & state::DEFERRED == 0 {
-                t.count(flow.rule, packet.length);
+            // What needs the exit's word is counted where that is found.
+            if flow.state & state::CONFIRM == 0 {
+                t.count(flow.rule, packet.size);
+                if from_node && flow.state & state::DEFERRED != 0 {
+                    flow.state |= state::ENDS_HERE;
+                }
             }
             if !current || flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
@@ -277,7 +329,7 @@ fn judge_incoming<T: Tables>(
             return Ok(());
         }
         if flow.revision == endpoint.revision && flow.provenance == provenance {
-            t.count(flow.rule, packet.length);
+            t.count(flow.rule, packet.size);
             flow.state = advance(known, headers, false);
             if flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
@@ -295,8 +347,11 @@ fn judge_incoming<T: Tables>(
         }
         None => t.ingress(endpoint.slot, headers.source, asked.may_be_node(from_node)),
     };
-    t.count(verdict.rule(), packet.length);
+    t.count(verdict.rule(), packet.size);
     if !verdict.allows() {
+        if !found && is_midstream(headers) {
+            t.note(Event::NotTakenUp);
+        }
         return Err(Drop::POLICY);
     }
     // A flow that the pod itself opened is another's now.
@@ -306,14 +361,16 @@ fn judge_incoming<T: Tables>(
     flow.rule = verdict.rule();
     flow.provenance = provenance;
     flow.peer_incarnation = sender.map_or(0, |sender| sender.incarnation);
-    t.store_flow(OWN, endpoint.slot);
+    if found || take_up(t, headers, flow) {
+        t.store_flow(OWN, endpoint.slot);
+    }
     Ok(())
 }
 
 /// The ingress verdict of a flow that a peer opened, asked at a reply: by the provenance that the entry stores, since a
 /// reply cannot tell it any more.
 #[inline(always)]
-fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, flow: &FlowEntry) -> VerdictWord {
+pub(crate) fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, flow: &FlowEntry) -> VerdictWord {
     let asked = Asked::answer(headers);
     let stored = Stamp(flow.provenance);
     if stored.is_local()
@@ -332,16 +389,16 @@ fn rejudge_own_flow<T: Tables>(
     t: T,
     endpoint: &EndpointView,
     headers: &Headers,
-    length: u32,
+    size: Size,
     flow: &mut FlowEntry,
 ) -> Outcome {
     t.note(Event::Rejudged);
     let verdict = t.egress(endpoint.slot, headers.source, Asked::answer(headers));
     if !verdict.allows() {
-        t.count(verdict.rule(), length);
+        t.count(verdict.rule(), size);
         return Err(Drop::POLICY);
     }
-    flow.state = advance(flow.state, headers, true) & !(state::DEFERRED | state::CONFIRM);
+    flow.state = advance(flow.state, headers, true) & !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE);
     if verdict.defers() {
         flow.state |= deferral(verdict);
     }
@@ -358,21 +415,28 @@ pub fn to_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -
     if !stamp.is_none() && !stamp.is_deferred() {
         return Ok(());
     }
-    let sender = sender(t, packet, stamp)?;
+    let sender = sender(t, packet.ingress_ifindex, stamp)?;
     if sender == NOBODY {
         return Ok(());
     }
     let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
     // SAFETY: the working memory is this decision's own.
-    let shape = unsafe { shape_of(packet, frame, &raw mut (*work).headers) };
+    let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        let harmless = shape.is_link_local() || EndpointView::of(t, sender).is_some_and(|sender| !sender.is_enforced());
-        return accept(harmless, shape.why());
+        let course = t.unusual_at_exit(sender, shape, packet.size);
+        if course != Course::JUDGE {
+            return course.outcome();
+        }
     }
-    let outcome = t.judge_exit(sender, stamp.is_deferred(), packet.length);
+    let outcome = t.judge_exit(sender, stamp, packet.size);
     // It may leave through a second device, below a VLAN's or a bond's, and the kernel still calls the pod's veth the last
     // that received it: without a stamp it would be judged again, as what it no longer is.
     packet.stamp = if stamp.is_deferred() { Stamp(stamp.provenance()) } else { judged_stamp(t, sender) };
+    // SAFETY: as above.
+    if outcome.0 == 0 && unsafe { (*work).headers.first_fragment } {
+        let outcome = t.remember_fragment(sender, hook::EXIT);
+        return accept(outcome.0 == 0, outcome);
+    }
     accept(outcome.0 == 0, outcome)
 }
 
@@ -389,8 +453,13 @@ pub fn from_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F)
         && let Some(work) = t.work()
     {
         // SAFETY: the working memory is this decision's own.
-        let shape = unsafe { shape_of(packet, frame, &raw mut (*work).headers) };
-        if shape == Shape::IP && t.exit_confirms() {
+        let shape = unsafe { shape_of(packet, frame, work) };
+        let confirmed = match shape {
+            Shape::IP => t.exit_confirms(packet.size),
+            Shape::RELATED => t.related_confirms(packet.size),
+            _ => false,
+        };
+        if confirmed {
             packet.stamp = packet.stamp.with_reply();
         }
     }
@@ -398,10 +467,10 @@ pub fn from_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F)
 }
 
 #[inline(always)]
-unsafe fn shape_of<F: Readable>(packet: &Packet, frame: &F, headers: *mut Headers) -> Shape {
+unsafe fn shape_of<F: Readable>(packet: &Packet, frame: &F, work: *mut Work) -> Shape {
     // SAFETY: the caller's.
-    let shape = unsafe { frame.read_headers(headers, packet.link) };
-    if packet.vlan { Shape(Drop::ETHERTYPE.0) } else { shape }
+    let shape = unsafe { frame.read_headers(work, packet.link) };
+    if packet.vlan { Shape::TAGGED } else { shape }
 }
 
 #[inline(always)]
@@ -410,7 +479,7 @@ const fn accept(condition: bool, otherwise: Drop) -> Outcome {
 }
 
 #[inline(always)]
-fn has_node_flag<T: Tables>(t: T, flag: u64) -> bool {
+pub(crate) fn has_node_flag<T: Tables>(t: T, flag: u64) -> bool {
     // SAFETY: the pointer is a table's.
     t.node().is_some_and(|node| unsafe { read(&raw const (*node).flags) } & flag != 0)
 }
@@ -418,18 +487,19 @@ fn has_node_flag<T: Tables>(t: T, flag: u64) -> bool {
 /// The slot of the endpoint of this node that sent a packet, or [`NOBODY`]: by the stamp, or, where the packet has none,
 /// by the last receiving device if that is a pod's.
 #[inline(always)]
-fn sender<T: Tables>(t: T, packet: &Packet, stamp: Stamp) -> Result<u32, Drop> {
+pub(crate) fn sender<T: Tables>(t: T, ingress_ifindex: u32, stamp: Stamp) -> Result<u32, Drop> {
     if stamp.is_local() {
         let slot = stamp.slot();
         // It may have waited while its slot was handed on: then nobody can say any more whose it is.
         let current = EndpointView::of(t, slot).is_some_and(|sender| sender.generation == stamp.generation());
         return if current { Ok(slot) } else { Err(Drop::STAMP) };
     }
-    if !stamp.is_none() || packet.ingress_ifindex == 0 {
+    if !stamp.is_none() || ingress_ifindex == 0 {
         return Ok(NOBODY);
     }
-    let word = interface(t, packet.ingress_ifindex);
+    let word = interface(t, ingress_ifindex);
     match interface_kind_of(word) {
+        interface_kind::ENDPOINT if has_node_flag(t, node_flag::STARTING) => Ok(NOBODY),
         interface_kind::ENDPOINT => {
             t.note(Event::Unstamped);
             Ok(interface_slot_of(word))

@@ -10,10 +10,14 @@ pub mod classify;
 pub mod decide;
 pub mod exit;
 pub mod flow;
+pub mod fragment;
 pub mod layout;
 pub mod packet;
+pub mod related;
+pub mod seed;
 pub mod stamp;
 pub mod tables;
+pub mod unusual;
 pub mod verdict;
 
 pub use address::Address;

@@ -2,9 +2,9 @@
 
 use crate::address::Address;
 use crate::classify::{EndpointView, Question, classify, peer_value, seed, service_reach};
-use crate::layout::{VerdictWord, peer, reach, rule};
-use crate::packet::Headers;
-use crate::tables::Tables;
+use crate::layout::{VerdictWord, endpoint_flag, peer, reach, rule};
+use crate::packet::{Headers, protocol};
+use crate::tables::{Tables, read};
 
 /// What is asked: what policy calls the port in the low 16 bits, the protocol in the next 8, and flags. One number,
 /// since the functions that take it are verified for any argument.
@@ -77,6 +77,12 @@ impl Asked {
 #[inline(always)]
 pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictWord {
     let Some(endpoint) = EndpointView::of(t, slot) else { return VerdictWord::new(false, rule::MISSING) };
+    if asked.protocol() == protocol::UDP
+        && endpoint.flags & endpoint_flag::TUNNELS == 0
+        && is_tunnel_port(t, asked.port())
+    {
+        return VerdictWord::new(false, rule::TUNNEL);
+    }
     if endpoint.egress == 0 && !endpoint.is_closed() {
         return VerdictWord::new(true, rule::NO_POLICY);
     }
@@ -90,7 +96,7 @@ pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictW
         return if reach::is_none(reached) {
             VerdictWord::new(false, reached as u32)
         } else {
-            VerdictWord::deferred(!reach::is_all(reached))
+            VerdictWord::deferred(if reach::is_all(reached) { Some(reached as u32) } else { None })
         };
     }
     if endpoint.is_closed() {
@@ -98,6 +104,22 @@ pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictW
     }
     let itself = to.same(endpoint.address(t, asked.has(Asked::V4)));
     classify(t, seed, &question(&endpoint, endpoint.egress, peer, itself, asked))
+}
+
+/// Whether a tunnel device of this node listens on a UDP port: what a pod wraps, the node would unwrap behind the hooks,
+/// and so would another node, whose devices are the same.
+#[inline(always)]
+fn is_tunnel_port<T: Tables>(t: T, port: u16) -> bool {
+    // SAFETY: the pointer is a table's.
+    let ports = t.node().map_or(0, |node| unsafe { read(&raw const (*node).tunnels) });
+    let mut rest = ports;
+    while rest != 0 {
+        if rest as u16 == port && port != 0 {
+            return true;
+        }
+        rest >>= 16;
+    }
+    false
 }
 
 /// The ingress verdict of the endpoint in a slot for a source.

@@ -38,7 +38,7 @@ enum Task {
     Deny,
     /// Show network policy at work on real packets
     Demo(demo::Arguments),
-    /// Measure what the programs cost per packet
+    /// Measure what policy costs: per packet, and between pods
     Bench(bench::Arguments),
 }
 

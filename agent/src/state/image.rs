@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use portcullis_common::layout::{
-    BANKS, CHUNK, CHUNKS, EndpointRow, INTERFACE_BUCKETS, WAYS, interface_word, port_place,
+    BANKS, CHUNK, CHUNKS, EndpointRow, INTERFACE_BUCKETS, NodeConfig, WAYS, interface_word, port_place,
 };
 use portcullis_common::stamp::SLOTS;
 use portcullis_common::tables::{narrow_buckets, narrow_hash, wide_buckets, wide_hash, wide_tag};
@@ -72,9 +72,9 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            narrow_buckets: 1 << 15,
-            wide_buckets: 1 << 15,
-            ranges: 1 << 15,
+            narrow_buckets: 1 << 16,
+            wide_buckets: 1 << 16,
+            ranges: 1 << 16,
             rules: 1 << 14,
             endpoints: 256,
             share_bits: 9,
@@ -123,7 +123,7 @@ impl Regions {
     #[must_use]
     pub fn ordinary(sizes: &Sizes) -> Self {
         Self {
-            node: ordinary(10),
+            node: ordinary(size_of::<NodeConfig>() / 8),
             interfaces: ordinary(INTERFACE_BUCKETS as usize * WAYS),
             endpoints: ordinary(SLOTS as usize),
             rows: ordinary(4 * SLOTS as usize * ROW),
@@ -216,6 +216,19 @@ impl Image {
         for (word, pair) in self.regions.node.words()[2..10].iter().zip(lifetimes.chunks_exact(2)) {
             word.store(u64::from(pair[0]) | u64::from(pair[1]) << 32, Ordering::Release);
         }
+    }
+
+    /// The UDP ports of the node's tunnel devices; 0 stands for none.
+    #[must_use]
+    pub fn tunnels(&self) -> [u16; 4] {
+        let word = self.regions.node.words()[10].load(Ordering::Acquire);
+        [word as u16, (word >> 16) as u16, (word >> 32) as u16, (word >> 48) as u16]
+    }
+
+    /// Sets them.
+    pub fn set_tunnels(&self, ports: [u16; 4]) {
+        let word = ports.iter().rev().fold(0, |word, port| word << 16 | u64::from(*port));
+        self.regions.node.words()[10].store(word, Ordering::Release);
     }
 
     fn narrow_cells(&self, key: u64) -> impl Iterator<Item = (usize, usize)> + use<> {

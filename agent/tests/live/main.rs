@@ -9,16 +9,23 @@
     reason = "helpers of tests; clippy.toml allows them only inside the tests themselves"
 )]
 
+mod addresses;
 mod agent;
 mod attacks;
 mod cluster;
 mod connections;
 mod counters;
 mod detours;
+mod foreign;
+mod flows;
 mod frames;
+mod hooks;
+mod hooks_devices;
 mod input;
 mod ipvs;
 mod manifests;
+mod restart;
+mod rewritten;
 mod scenario;
 mod sctp;
 mod suite;
