@@ -5,6 +5,7 @@ mod bench;
 mod build_ebpf;
 mod demo;
 mod deny;
+mod kernels;
 mod live;
 mod process;
 mod stages;
