@@ -7,7 +7,6 @@
 use std::net::IpAddr;
 use std::sync::Arc;
 
-use portcullis_common::layout::rule;
 use rustc_hash::{FxHashMap, FxHashSet};
 
 use super::classes::Classes;
