@@ -497,6 +497,7 @@ pub(crate) fn sender<T: Tables>(t: T, ingress_ifindex: u32, stamp: Stamp) -> Res
     }
     let word = interface(t, ingress_ifindex);
     match interface_kind_of(word) {
+        interface_kind::ENDPOINT if has_node_flag(t, node_flag::STARTING) => Ok(NOBODY),
         interface_kind::ENDPOINT => {
             t.note(Event::Unstamped);
             Ok(interface_slot_of(word))

@@ -5,7 +5,7 @@ use crate::flow::{self, CONFIRMED, FlowEntry, FlowKey, advance, state};
 use crate::layout::Size;
 use crate::packet::{Drop, Headers};
 use crate::stamp::Stamp;
-use crate::tables::Tables;
+use crate::tables::{Event, Tables};
 use crate::verdict::Asked;
 
 /// The flow of the working memory that these functions use.
@@ -28,11 +28,12 @@ pub fn judge<T: Tables>(t: T, sender: u32, stamp: Stamp, size: Size) -> Drop {
         (*flow).incarnation = endpoint.incarnation;
         // A packet that was judged at neither hook may be a reply; a deferred one never is.
         let other = if deferred { state::INGRESS | state::DEFERRED } else { state::DEFERRED };
-        let known = flow::find(t, OTHER, sender)
-            && !(*headers).opens
-            && (*flow).revision == endpoint.revision
-            && (*flow).state & other == 0;
-        if known {
+        let found = flow::find(t, OTHER, sender) && !(*headers).opens;
+        let current = (*flow).revision == endpoint.revision;
+        if found && !current && !deferred && (*flow).state & state::INGRESS != 0 {
+            return judge_reply(t, &endpoint, &*headers, &mut *flow, size);
+        }
+        if found && current && (*flow).state & other == 0 {
             t.count((*flow).rule, size);
             if !deferred {
                 return Drop(0);
@@ -51,6 +52,22 @@ pub fn judge<T: Tables>(t: T, sender: u32, stamp: Stamp, size: Size) -> Drop {
         }
         confirm(t, &endpoint, &*headers, flow, stamp.confirms());
     }
+    Drop(0)
+}
+
+/// A reply that its own hook has not seen, of a flow that must be judged again: in the direction in which it was opened.
+#[inline(always)]
+fn judge_reply<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, flow: &mut FlowEntry, size: Size) -> Drop {
+    t.note(Event::Rejudged);
+    let verdict = crate::decide::verdict_of_stored(t, endpoint.slot, headers, flow);
+    t.count(verdict.rule(), size);
+    if !verdict.allows() {
+        return Drop::POLICY;
+    }
+    flow.state = advance(flow.state, headers, true);
+    flow.revision = endpoint.revision;
+    flow.rule = verdict.rule();
+    t.store_flow(OTHER, endpoint.slot);
     Drop(0)
 }
 

@@ -366,6 +366,9 @@ pub mod node_flag {
     pub const ARMED: u64 = 1;
     /// Some egress-isolated endpoint may have deferred flows: look replies up among what exits have allowed.
     pub const CONFIRM: u64 = 2;
+    /// Programs are being attached for the first time: a pod's packet without a stamp may have entered before its veth had
+    /// one, and is nobody's. It could not be judged rightly either: of a reply only the translated address is left.
+    pub const STARTING: u64 = 4;
 }
 
 /// What the agents of one node hand on to each other.

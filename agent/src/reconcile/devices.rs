@@ -2,12 +2,12 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind};
+use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind, node_flag};
 
 use super::Reconciler;
 use super::guard::Guard;
 use super::slots::Slot;
-use crate::dataplane::Hooks;
+use crate::dataplane::{Found, Hooks};
 use crate::endpoints::{Link, LinkLayer, Role};
 use crate::state::LocalId;
 
@@ -86,6 +86,7 @@ impl Reconciler {
             let endpoints = sorted.iter().filter(|(_, role)| order(role) == 2).copied().collect::<Vec<_>>();
             self.seat_endpoints(&endpoints);
             self.seed_flows();
+            self.set_node_flag(node_flag::STARTING, self.dataplane.found == Found::Fresh);
         }
         for (ifindex, role) in sorted {
             let Some(link) = self.snapshot.links.get(ifindex).cloned() else { continue };
@@ -233,7 +234,7 @@ impl Reconciler {
             }
         }
         self.devices.bridges = bridges;
-        self.set_node_flag(portcullis_common::layout::node_flag::ARMED, complete && !self.devices.bridges.is_empty());
+        self.set_node_flag(node_flag::ARMED, complete && !self.devices.bridges.is_empty());
     }
 
     pub(super) fn set_node_flag(&self, flag: u64, on: bool) {

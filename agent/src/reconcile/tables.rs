@@ -51,6 +51,7 @@ impl Reconciler {
             self.dataplane.ranges.wait()?;
             self.image.grace_passed();
             self.slots.grace_passed();
+            self.set_node_flag(node_flag::STARTING, false);
             self.raise_revisions();
             self.clear_leftovers()?;
             for step in swept {

@@ -39,7 +39,7 @@ impl Reconciler {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::endpoints::{Link, LinkKind};
+    use crate::endpoints::{Link, LinkKind, LinkLayer};
 
     #[test]
     fn each_port_counts_once() {
@@ -48,6 +48,7 @@ mod tests {
             incarnation: 1,
             name: format!("device{ifindex}"),
             kind: LinkKind::Vxlan,
+            layer: LinkLayer::Ethernet,
             mac: None,
             up: true,
             master: None,

@@ -156,6 +156,12 @@ impl Agent {
         samples.iter().filter(|sample| sample.name == name && sample.has(labels)).map(|sample| sample.value).sum()
     }
 
+    /// What its programs have dropped so far, by reason.
+    pub(crate) fn drops(&self) -> Vec<(String, f64)> {
+        let drops = self.metrics().into_iter().filter(|sample| sample.name == "portcullis_drops_total" && sample.value > 0.0);
+        drops.map(|sample| (sample.labels["reason"].clone(), sample.value)).collect()
+    }
+
     /// Asks `/metrics` until something holds.
     pub(crate) fn await_metrics(&self, what: &str, wanted: impl Fn(&[Sample]) -> bool) {
         let deadline = Instant::now() + PATIENCE;

@@ -17,6 +17,7 @@ mod connections;
 mod counters;
 mod detours;
 mod foreign;
+mod flows;
 mod frames;
 mod hooks;
 mod hooks_devices;

@@ -1,0 +1,4 @@
+//! `cargo xtask fuzz` runs it; [`portcullis_fuzz::decide`] says what it asserts.
+#![no_main]
+
+libfuzzer_sys::fuzz_target!(|data: &[u8]| portcullis_fuzz::decide(data));
