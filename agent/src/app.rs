@@ -10,10 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, Pending, RunArgs, StatusArgs, StatusOutput};
+use crate::cli::run::{Attach, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
-use crate::reconcile::{self, ReconcileError, Reconciler};
+use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
 use crate::state::image::Sizes;
 use crate::status::UpdateResult;
@@ -46,6 +46,10 @@ const SETTLE: Duration = Duration::from_millis(200);
 
 /// How often the tables are compared with what they should be.
 const AUDIT: Duration = Duration::from_secs(60);
+/// How often the programs' counts tell whether flows must be looked up in the kernel's connection table.
+const COUNTS: Duration = Duration::from_millis(250);
+/// How often links and pins are asked for: within a second they are as they should be.
+const LOOK: Duration = Duration::from_millis(500);
 /// How often the main loop says that it lives, and how long it may be silent.
 const BEAT: Duration = Duration::from_secs(5);
 const BEAT_LIMIT: Duration = Duration::from_secs(30);
@@ -59,9 +63,16 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
-        sizes: Sizes { endpoints: args.max_endpoints, ..Sizes::default() },
+        sizes: Sizes {
+            endpoints: args.max_endpoints,
+            wide_buckets: Sizes::buckets_for(args.sizes.max_addresses),
+            narrow_buckets: Sizes::buckets_for(args.sizes.max_rows),
+            ranges: 2 * args.sizes.max_ranges,
+            rules: args.sizes.max_rules,
+            ..Sizes::default()
+        },
         clsact: args.attach == Attach::Clsact,
-        mark_shift: None,
+        mark_shift: args.stamp_mark_shift,
         test: false,
     })?;
     let settings = reconcile::Settings {
@@ -69,8 +80,12 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         uplinks: args.uplinks.iter().cloned().collect(),
         service_ranges: args.service_cidrs.clone(),
         pod_ranges: args.pod_cidrs.clone(),
-        any_source: args.allow_any_source,
+        any_source: args.source_validation == SourceValidation::Off,
+        allow_tunnels: args.allow_tunnels,
         open_pending: args.pending == Pending::Open,
+        lifetimes: args.flow_lifetimes.iter().copied().collect(),
+        replace_ingress_qdisc: args.replace_ingress_qdisc,
+        stamp_in_mark: args.stamp_mark_shift.is_some(),
     };
     let server = Server::bind(args.listen, &args.socket).await?;
     let (questions, mut asked) = mpsc::channel(16);
@@ -85,6 +100,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
 
     let mut agent = Agent { reconciler: Reconciler::new(settings, dataplane, image), tally: Tally::default(), told: 0 };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
+    let mut filters = netlink::watch_filters()?;
     let (sender, mut batches) = mpsc::channel(16);
     let folder = args.manifests.clone();
     let mut follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
@@ -98,6 +114,10 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     // A moment, not a pause: questions come more often than some pauses last, and must not begin them anew.
     let mut again = agent.pass(Some(begun)).map(|pause| Instant::now() + pause);
     let mut audits = tokio::time::interval(AUDIT);
+    let mut looks = tokio::time::interval(LOOK);
+    looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    let mut counts = tokio::time::interval(COUNTS);
+    counts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
         ready.send_replace(agent.readiness());
         beat.send_replace(Instant::now());
@@ -126,7 +146,21 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             }
             () = tokio::time::sleep_until(again.unwrap_or_else(Instant::now).into()), if again.is_some() => {}
             () = tokio::time::sleep(BEAT) => continue,
+            _ = looks.tick() => {
+                agent.look(&Scope::Links, &mut again);
+                continue;
+            }
+            _ = counts.tick() => {
+                agent.reconciler.look_after_flows();
+                continue;
+            }
+            Some(changed) = filters.recv() => {
+                let scope = changed.map_or(Scope::All, Scope::Devices);
+                agent.look(&scope, &mut again);
+                continue;
+            }
             _ = audits.tick() => {
+                agent.look(&Scope::All, &mut again);
                 if let Err(error) = agent.reconciler.audit() {
                     tracing::error!("the tables differ from what they should be: {error}");
                 }
@@ -171,6 +205,8 @@ impl Agent {
         self.tally.manifest_errors += counts.errors as u64;
         self.tally.manifest_warnings += counts.warnings as u64;
         self.reconciler.objects(batch.changes);
+        let manifests::Unread { places, policies } = batch.unread;
+        self.reconciler.unread(reconcile::Unread { anything: places.into_values().collect(), policies });
     }
 
     /// One pass; tells when to make another though nothing happens.
@@ -197,6 +233,14 @@ impl Agent {
         }
     }
 
+    /// Looks after the hooks; what could not be put right is tried again.
+    fn look(&mut self, scope: &Scope, again: &mut Option<Instant>) {
+        self.reconciler.check_hooks(scope);
+        if self.reconciler.unattached().is_some() {
+            again.get_or_insert_with(|| Instant::now() + RETRY);
+        }
+    }
+
     /// Says what a pass has changed, if anything.
     fn tell(&mut self, begun: Option<Instant>) {
         let changes = self.reconciler.health().changes;
@@ -216,7 +260,7 @@ impl Agent {
         match &health.last_error {
             None if health.synced => match self.reconciler.unattached() {
                 Some(reason) => Readiness::NotReady(reason.clone()),
-                None => Readiness::Ready,
+                None => self.reconciler.kept_because().map_or(Readiness::Ready, Readiness::NotReady),
             },
             None => Readiness::NotReady("nothing has been enforced yet".into()),
             Some(error) => Readiness::NotReady(error.clone()),

@@ -4,21 +4,27 @@
 //! programs atomically and goes on. The directory carries the layout's version and belongs to one network namespace.
 
 mod attach;
+mod bpf;
 mod clock;
 mod counters;
+mod grace;
 mod host;
 mod load;
+mod lock;
 mod memory;
+mod pins;
 mod ranges;
+mod seeds;
 mod test_run;
 mod uninstall;
 
 use std::io;
 use std::path::{Path, PathBuf};
 
-pub use attach::Hooks;
+pub use attach::{Direction, HANDLES, Hooks, PRIORITY};
 pub use counters::Counters;
-pub use host::{grace_period, namespace_of_this_thread};
+pub use grace::{Grace, grace_period};
+pub use host::namespace_of_this_thread;
 pub use load::{Dataplane, Found, Settings};
 pub use ranges::RangeTable;
 pub use test_run::{TestInput, TestOutput};
@@ -59,6 +65,15 @@ pub enum DataplaneError {
         /// The pin directory.
         path: PathBuf,
     },
+    /// Another process writes what is pinned here.
+    #[error(
+        "{} is in use by another agent, or is being uninstalled: stop that first, or give this one a --pin-dir of its own",
+        path.display()
+    )]
+    InUse {
+        /// The pin directory.
+        path: PathBuf,
+    },
     /// The programs or maps could not be loaded.
     #[error("cannot load the BPF programs: {0}")]
     Load(#[from] aya::EbpfError),
@@ -77,6 +92,12 @@ pub enum DataplaneError {
         name: &'static str,
         /// Why.
         source: aya::maps::MapError,
+    },
+    /// The table of ranges has no room.
+    #[error("the ranges table is full ({capacity} entries): raise its size in the agent's settings")]
+    RangesFull {
+        /// Its entries.
+        capacity: u32,
     },
     /// A hook could not be taken.
     #[error("cannot attach to {device} ({hook}): {reason}")]

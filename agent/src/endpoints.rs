@@ -15,7 +15,7 @@ mod matcher;
 mod pods;
 mod report;
 
-pub use links::{Link, LinkKind, LocalAddress, Snapshot};
+pub use links::{Link, LinkKind, LinkLayer, LocalAddress, Snapshot};
 pub use matcher::{Config, Evidence, Matched, Matcher, Role};
 pub use pods::{LocalPod, PodId, azure_veth_name};
 pub use report::Report;

@@ -11,6 +11,7 @@ pub mod convert;
 pub mod dataplane;
 pub mod endpoints;
 pub mod evaluate;
+pub mod flows;
 pub mod index;
 pub mod manifests;
 pub mod metrics;

@@ -19,7 +19,7 @@ use std::path::{Path, PathBuf};
 
 pub use follow::{Batch, PAUSE, follow};
 pub use problem::{Problem, ProblemCounts, Severity};
-pub use store::{Contents, Outcome, Store};
+pub use store::{Contents, Outcome, Store, Unread};
 
 use crate::index::Cluster;
 

@@ -13,7 +13,7 @@ use portcullis_common::tables::Event;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::state::RuleIdentity;
-use crate::status::{EndpointState, TableFill, UpdateResult};
+use crate::status::{EndpointState, Repair, TableFill, UpdateResult};
 
 mod families;
 mod series;
@@ -47,6 +47,12 @@ pub struct Figures {
     pub updates: BTreeMap<UpdateResult, u64>,
     /// How long updates took.
     pub update_durations: UpdateDurations,
+    /// What was put right after others had changed it. Missing kinds are 0.
+    pub repairs: BTreeMap<Repair, u64>,
+    /// Devices that should have programs and have none.
+    pub unenforced_devices: u64,
+    /// Others' filters that may overwrite the stamp.
+    pub foreign_filters: u64,
     /// Objects and documents that were refused.
     pub manifest_errors: u64,
     /// Objects and documents that were accepted but are perhaps not as meant.
@@ -90,11 +96,14 @@ impl Default for UpdateDurations {
 }
 
 /// What the programs count beside rules and drops, with the name in metrics.
-const EVENTS: [(Event, &str); 4] = [
+const EVENTS: [(Event, &str); 7] = [
     (Event::FlowEvicted, "evicted"),
     (Event::Rejudged, "rejudged"),
     (Event::RowMissing, "row_missing"),
     (Event::Unstamped, "unstamped"),
+    (Event::TakenUp, "taken_up"),
+    (Event::NotTakenUp, "not_taken_up"),
+    (Event::EstablishedEvicted, "established_evicted"),
 ];
 
 impl Figures {

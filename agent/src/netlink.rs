@@ -22,20 +22,30 @@
 //! - A peer that is moved to another namespace is not always announced on the end that stays; the removal of the peer
 //!   is, and then the end that stays is read again.
 
+use std::collections::BTreeSet;
 use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use rtnetlink::MulticastGroup;
+use rtnetlink::packet_core::NetlinkBuffer;
+use rtnetlink::packet_route::tc::TcHeader;
+use tokio::sync::mpsc;
 use tokio::sync::watch::{self, Receiver, Sender};
 
 use crate::endpoints::Snapshot;
 
 mod bell;
+mod conntrack;
 mod dump;
+mod filters;
 mod parse;
 mod session;
 mod table;
 
+use bell::Bell;
+pub use conntrack::connections;
+pub use filters::{Filter, Filters, Qdisc};
 use session::Session;
 use table::Table;
 
@@ -57,6 +67,14 @@ pub enum Error {
         what: String,
         /// The kernel's answer.
         source: rtnetlink::Error,
+    },
+    /// The kernel refused a request about tc.
+    #[error("netlink: cannot read or change {what}: {source}")]
+    Refused {
+        /// What was asked for.
+        what: &'static str,
+        /// The kernel's answer.
+        source: io::Error,
     },
     /// The kernel's answer did not come, or could not be read.
     #[error("netlink: no answer to the request for {what} within {seconds} s")]
@@ -95,6 +113,58 @@ pub async fn watch(settings: Settings) -> Result<Receiver<Arc<Snapshot>>, Error>
     let (publish, receiver) = watch::channel(Arc::new(table.snapshot()));
     tokio::spawn(keep(settings, session, table, publish));
     Ok(receiver)
+}
+
+/// Tells which devices' qdiscs or filters have changed in the network namespace of the calling thread; `None` for all of
+/// them, where that is not known. What changes while nobody listens is told together.
+///
+/// # Errors
+/// The socket cannot be made.
+pub fn watch_filters() -> Result<mpsc::Receiver<Option<BTreeSet<u32>>>, Error> {
+    let mut bell = Some(Bell::new(&[MulticastGroup::Tc])?);
+    let (sender, receiver) = mpsc::channel(1);
+    tokio::spawn(async move {
+        let mut changed = Some(BTreeSet::new());
+        loop {
+            let Some(open) = &bell else {
+                tokio::time::sleep(Duration::from_secs(1)).await;
+                bell = Bell::new(&[MulticastGroup::Tc]).ok();
+                continue;
+            };
+            let pending = changed.as_ref().is_none_or(|devices| !devices.is_empty());
+            tokio::select! {
+                heard = open.hear() => match heard {
+                    Ok(heard) => note_filters(&heard, &mut changed),
+                    Err(error) => {
+                        tracing::error!(%error, "changes of filters are not heard; trying again");
+                        (bell, changed) = (None, None);
+                    }
+                },
+                permit = sender.reserve(), if pending => match permit {
+                    Ok(permit) => permit.send(changed.replace(BTreeSet::new())),
+                    Err(_) => return,
+                },
+                () = sender.closed() => return,
+            }
+        }
+    });
+    Ok(receiver)
+}
+
+fn note_filters(heard: &bell::Heard, changed: &mut Option<BTreeSet<u32>>) {
+    let messages = heard.datagrams.iter().flat_map(|datagram| bell::messages(datagram));
+    let device = |message: Option<&[u8]>| {
+        let buffer = NetlinkBuffer::new_checked(message?).ok()?;
+        u32::try_from(TcHeader::parse(buffer.payload()).ok()?.index).ok()
+    };
+    let devices: Option<BTreeSet<u32>> = messages.map(device).collect();
+    *changed = match (changed.take(), devices) {
+        (Some(mut known), Some(new)) if !heard.lost => {
+            known.extend(new);
+            Some(known)
+        }
+        _ => None,
+    };
 }
 
 /// Runs sessions one after the other until nobody listens any more.

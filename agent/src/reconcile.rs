@@ -8,14 +8,20 @@ mod audit;
 mod delta;
 mod devices;
 mod figures;
+mod flows;
+mod guard;
+mod kept;
 mod rules;
 mod slots;
 mod tables;
+mod tunnels;
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use ipnet::IpNet;
+use portcullis_common::flow::Lifetime;
 
 use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
@@ -28,6 +34,8 @@ use crate::state::image::{Full, Image};
 use crate::state::plan::StepError;
 
 pub use figures::Health;
+pub use guard::Scope;
+pub use kept::Unread;
 use rules::RuleTable;
 use slots::Slots;
 
@@ -44,8 +52,16 @@ pub struct Settings {
     pub pod_ranges: Vec<IpNet>,
     /// Pods may send from addresses that are not theirs.
     pub any_source: bool,
+    /// Pods may send what this node would unwrap behind the hooks.
+    pub allow_tunnels: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
+    /// Idle lifetimes of flows in seconds, beside the defaults.
+    pub lifetimes: BTreeMap<Lifetime, u32>,
+    /// An `ingress` qdisc where clsact is needed gives way, with all that is on it.
+    pub replace_ingress_qdisc: bool,
+    /// The stamp is in `mark`, where others' filters leave it alone.
+    pub stamp_in_mark: bool,
 }
 
 /// Why a pass failed. What was in force is in force.
@@ -63,6 +79,10 @@ impl From<StepError<DataplaneError>> for ReconcileError {
     fn from(error: StepError<DataplaneError>) -> Self {
         match error {
             StepError::Full(full) => Self::Full(full),
+            StepError::Kernel(DataplaneError::RangesFull { capacity }) => {
+                let capacity = capacity as usize;
+                Self::Full(Full { table: "ranges", used: capacity, capacity })
+            }
             StepError::Kernel(error) => Self::Dataplane(error),
         }
     }
@@ -85,6 +105,8 @@ pub struct Reconciler {
     leftovers: bool,
     /// Counters of rules that the agent before knew and this one does not.
     stale_rules: Vec<u32>,
+    /// Endpoints that stay as the agent before has left them.
+    kept: kept::Kept,
     /// What the tables of our bank hold.
     known: Flat,
     slots: Slots,
@@ -105,8 +127,13 @@ pub struct Reconciler {
     behind: bool,
     /// Endpoints whose flows are to be judged again, until their revision has risen.
     rejudge: BTreeSet<LocalId>,
+    /// Devices of endpoints whose revision has risen once, and is to rise again after a grace period, however often waiting
+    /// for one fails.
+    unconfirmed: BTreeSet<u32>,
     /// Another pass may let go of what was kept for the way.
     settling: bool,
+    /// When the kernel's connection table is read.
+    connections: flows::Connections,
 }
 
 impl Reconciler {
@@ -126,6 +153,7 @@ impl Reconciler {
             bank: 0,
             leftovers: false,
             stale_rules: Vec::new(),
+            kept: kept::Kept::default(),
             known: Flat::default(),
             slots: Slots::default(),
             rules: RuleTable::default(),
@@ -137,7 +165,9 @@ impl Reconciler {
             health: Health::default(),
             behind: true,
             rejudge: BTreeSet::new(),
+            unconfirmed: BTreeSet::new(),
             settling: false,
+            connections: flows::Connections::default(),
         };
         reconciler.adopt();
         reconciler
@@ -155,7 +185,7 @@ impl Reconciler {
                 if let ObjectKey::Pod(pod) = &key
                     && let Some(pod) = self.cluster.pods.get(pod)
                 {
-                    self.last_known.insert(id_of(pod), pod.clone());
+                    know(&mut self.last_known, pod);
                 }
                 self.dirty.objects.insert(key);
             }
@@ -213,6 +243,7 @@ impl Reconciler {
         self.compiler.compile(&input, &dirty);
         self.local = local;
         self.rejudge.extend(self.compiler.desired().rejudge.iter().cloned());
+        self.keep();
         self.write_tables(first)?;
         if first {
             self.health.synced = true;
@@ -222,8 +253,41 @@ impl Reconciler {
 
     fn read_last_known(&mut self) {
         for pod in self.cluster.pods.values() {
-            self.last_known.insert(id_of(pod), pod.clone());
+            know(&mut self.last_known, pod);
         }
+    }
+
+    /// Pods whose objects name no address have those that an agent before knew, or that the host routes to their veths.
+    /// Tells of the others.
+    ///
+    /// What an address inside the pod's namespace says is not enough: an agent that starts late sees what the pod has made
+    /// of it. Such a pod is closed until its address is known (`--pending open` lets it talk under its policy meanwhile,
+    /// its addresses unchecked), which with Azure CNI's routes is rare.
+    fn learn_addresses(&mut self) -> Vec<String> {
+        let mut reports = Vec::new();
+        for (ifindex, matched) in self.matcher.endpoints() {
+            let id = LocalId { pod: matched.pod.key.clone(), uid: matched.pod.uid.clone() };
+            if let Some(known) = self.last_known.get_mut(&id).filter(|known| known.addresses.is_empty()) {
+                let slot = self.slots.used.get(ifindex).filter(|slot| slot.id.as_ref() == Some(&id));
+                let mut addresses: Vec<IpAddr> = slot.map(|slot| slot.addresses().collect()).unwrap_or_default();
+                if addresses.is_empty() {
+                    addresses = self.matcher.routed_addresses(*ifindex);
+                }
+                if !addresses.is_empty() {
+                    Arc::make_mut(known).addresses = addresses;
+                } else if !self.settings.any_source {
+                    let means =
+                        if self.settings.open_pending { "its addresses are not checked" } else { "it is closed" };
+                    let name = self.snapshot.links.get(ifindex).map(|link| link.name.as_str()).unwrap_or_default();
+                    reports.push(format!(
+                        "pod {} on veth {name} (ifindex {ifindex}): neither its status.podIPs nor a route of the host names its \
+                         address: {means} until one does",
+                        id.pod
+                    ));
+                }
+            }
+        }
+        reports
     }
 
     /// Tells the matcher what there is.
@@ -244,6 +308,7 @@ impl Reconciler {
         }
         if std::mem::take(&mut self.devices_changed) {
             self.matcher.links(self.snapshot.clone());
+            self.tell_tunnels();
             let single = |net: &IpNet| net.prefix_len() == net.max_prefix_len() && !net.addr().is_loopback();
             let addresses = self.snapshot.local.iter().map(|local| local.network).filter(single).map(|net| net.addr());
             let node =
@@ -253,7 +318,8 @@ impl Reconciler {
                 self.dirty.node = true;
             }
         }
-        let reports: Vec<String> = self.matcher.reports().iter().map(ToString::to_string).collect();
+        let mut reports = self.learn_addresses();
+        reports.extend(self.matcher.reports().iter().map(ToString::to_string));
         for report in reports.iter().filter(|report| !self.health.reports.contains(report)) {
             tracing::warn!("{report}");
         }
@@ -284,6 +350,18 @@ impl Reconciler {
         self.dirty.local.extend(came.map(|(id, _)| (*id).clone()).chain(went.map(|id| (*id).clone())));
         local
     }
+}
+
+/// Takes a pod as its object is now. Addresses that vanish from it stay the pod's: without them nothing would be checked
+/// that it sends, or nothing would pass.
+fn know(last_known: &mut BTreeMap<LocalId, Arc<Pod>>, pod: &Arc<Pod>) {
+    let id = id_of(pod);
+    let before = last_known.get(&id).filter(|_| pod.addresses.is_empty()).map(|known| known.addresses.clone());
+    let mut pod = pod.clone();
+    if let Some(addresses) = before.filter(|addresses| !addresses.is_empty()) {
+        Arc::make_mut(&mut pod).addresses = addresses;
+    }
+    last_known.insert(id, pod);
 }
 
 pub(crate) fn id_of(pod: &Pod) -> LocalId {

@@ -6,6 +6,7 @@ pub mod flat;
 pub mod image;
 pub mod memory;
 pub mod plan;
+mod room;
 pub mod simulate;
 
 pub use desired::{

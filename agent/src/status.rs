@@ -81,6 +81,43 @@ impl fmt::Display for UpdateResult {
     }
 }
 
+/// What the agent put right after others had changed it.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Repair {
+    /// A program was gone from its hook, or another was in its place.
+    Missing,
+    /// A program was no longer the first on its hook.
+    Displaced,
+    /// A pin was gone.
+    Pin,
+}
+
+impl Repair {
+    /// Every repair.
+    pub const ALL: [Self; 3] = [Self::Missing, Self::Displaced, Self::Pin];
+
+    /// Its name in metrics.
+    #[must_use]
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Missing => "missing",
+            Self::Displaced => "displaced",
+            Self::Pin => "pin",
+        }
+    }
+
+    /// What happened, for people.
+    #[must_use]
+    pub const fn explain(self) -> &'static str {
+        match self {
+            Self::Missing => "somebody has removed or replaced our program; it is back. Find out who",
+            Self::Displaced => "somebody has put a program before ours; ours is first again, and theirs runs after it",
+            Self::Pin => "somebody has removed pins; they are back. Find out who",
+        }
+    }
+}
+
 /// A veth that is a pod's, or surely a pod's though it is not known whose.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EndpointStatus {
@@ -110,17 +147,22 @@ pub struct EndpointStatus {
 pub enum EndpointState {
     /// It is a pod's, and policy holds.
     Enforced,
-    /// It is surely a pod's, but it is not known whose: the setting for undecided pods holds.
+    /// It is surely a pod's, but it is not known whose, or of which address: the setting for undecided pods holds.
     Pending,
     /// It claims a pod that another veth already is: nothing passes.
     Closed,
+    /// Its policy is what an agent before has left, since something that may be policy cannot be read.
+    Kept,
     /// The Pod object is gone and the veth is still there: its last policy holds.
     PodGone,
+    /// The programs cannot be put on it: nothing holds. The problems say why.
+    Unenforced,
 }
 
 impl EndpointState {
     /// Every state.
-    pub const ALL: [Self; 4] = [Self::Enforced, Self::Pending, Self::Closed, Self::PodGone];
+    pub const ALL: [Self; 6] =
+        [Self::Enforced, Self::Pending, Self::Closed, Self::Kept, Self::PodGone, Self::Unenforced];
 
     /// Its name in JSON and metrics.
     #[must_use]
@@ -129,7 +171,9 @@ impl EndpointState {
             Self::Enforced => "enforced",
             Self::Pending => "pending",
             Self::Closed => "closed",
+            Self::Kept => "kept",
             Self::PodGone => "pod-gone",
+            Self::Unenforced => "unenforced",
         }
     }
 }

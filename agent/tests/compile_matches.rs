@@ -104,7 +104,13 @@ fn check_services(
                     .iter()
                     .any(|backend| world.local.iter().any(|local| local.pod.addresses.contains(&backend.address)));
                 match reach {
-                    ServiceReach::All => assert_eq!(allowed, verdicts.len(), "{frontend:?}: all of {verdicts:?}"),
+                    ServiceReach::All(rule) => {
+                        assert_eq!(allowed, verdicts.len(), "{frontend:?}: all of {verdicts:?}");
+                        let name = desired.rules.get(&rule).cloned();
+                        for (_, deciding) in verdicts.iter().filter(|_| !to_local) {
+                            assert_eq!(name, *deciding, "{frontend:?}: by one rule: {verdicts:?}");
+                        }
+                    }
                     ServiceReach::None(rule) => {
                         assert_eq!(allowed, 0, "{frontend:?}: none of {verdicts:?}");
                         let name = desired.rules.get(&rule).cloned();
@@ -115,7 +121,9 @@ fn check_services(
                     // Endpoints of one set may differ about a backend that is one of them.
                     ServiceReach::Part if !settled || to_local => {}
                     ServiceReach::Part => {
-                        assert!(allowed > 0 && allowed < verdicts.len(), "{frontend:?}: a part of {verdicts:?}");
+                        let rules: BTreeSet<_> = verdicts.iter().map(|(_, rule)| rule).collect();
+                        let part = allowed > 0 && allowed < verdicts.len();
+                        assert!(part || allowed > 0 && rules.len() > 1, "{frontend:?}: a part of {verdicts:?}");
                     }
                 }
             }

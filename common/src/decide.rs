@@ -7,9 +7,9 @@ use crate::classify::{EndpointView, endpoint_slot, interface};
 use crate::flow::{self, FlowEntry, FlowKey, advance, state};
 use crate::fragment::hook;
 use crate::layout::{
-    VerdictWord, endpoint_flag, interface_kind, interface_kind_of, interface_slot_of, node_flag, rule,
+    Size, VerdictWord, endpoint_flag, interface_kind, interface_kind_of, interface_slot_of, node_flag, rule,
 };
-use crate::packet::{Drop, Headers, Readable, Shape, is_tunnel};
+use crate::packet::{Drop, Headers, Readable, Shape, is_tunnel, protocol, tcp};
 use crate::stamp::Stamp;
 use crate::tables::{Event, Tables, Work, read};
 use crate::unusual::{Came, Course};
@@ -22,8 +22,8 @@ pub struct Packet {
     pub ifindex: u32,
     /// The last device that received it, 0 if none did: a cross-check only.
     pub ingress_ifindex: u32,
-    /// Its length in bytes, as counters count it.
-    pub length: u32,
+    /// Its size, as counters count it.
+    pub size: Size,
     /// The length of its link-layer header: 14 or 0.
     pub link: usize,
     /// Whether it carries a VLAN tag in metadata.
@@ -50,7 +50,7 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     // SAFETY: the working memory is this decision's own.
     let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        let course = t.unusual_from_pod(slot, shape, packet.length);
+        let course = t.unusual_from_pod(slot, shape, packet.size);
         if course != Course::JUDGE {
             match course {
                 Course::DEFER => packet.stamp = Stamp::deferred(slot, endpoint.generation),
@@ -62,7 +62,9 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     }
     // SAFETY: as above.
     let headers = unsafe { &(*work).headers };
-    if endpoint.checks_addresses() && !headers.source.same(endpoint.address(t, headers.v4)) {
+    let own = endpoint.address(t, headers.v4);
+    // A pod without an address of this family sends none of it.
+    if endpoint.checks_addresses() && (!headers.source.same(own) || own.is_unspecified()) {
         return Err(Drop::SOURCE);
     }
     if is_tunnel(headers.protocol) && endpoint.flags & endpoint_flag::TUNNELS == 0 {
@@ -97,36 +99,32 @@ fn judge_outgoing<T: Tables>(
     if found && !headers.opens {
         let known = flow.state;
         if known & state::INGRESS != 0 {
-            // A reply. Where it reverses a flow that was deferred at another pod's veth, its exit has recorded that.
-            if has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms() {
-                packet.stamp = packet.stamp.with_reply();
-            }
             flow.state = advance(known, headers, true);
-            if flow.revision != endpoint.revision {
+            let current = flow.revision == endpoint.revision;
+            if !current {
                 t.note(Event::Rejudged);
                 let verdict = verdict_of_stored(t, endpoint.slot, headers, flow);
                 if !verdict.allows() {
-                    t.count(verdict.rule(), packet.length);
+                    t.count(verdict.rule(), packet.size);
                     return Err(Drop::POLICY);
                 }
                 flow.revision = endpoint.revision;
                 flow.rule = verdict.rule();
-                t.count(flow.rule, packet.length);
-                t.store_flow(OWN, endpoint.slot);
-                return Ok(());
             }
-            t.count(flow.rule, packet.length);
-            if flow.state != known {
+            t.count(flow.rule, packet.size);
+            if !current || flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
             }
+            answer_deferred(t, packet);
             return Ok(());
         }
         if flow.revision == endpoint.revision {
             flow.state = advance(known, headers, false);
             if known & state::DEFERRED != 0 {
-                packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
-            } else {
-                t.count(flow.rule, packet.length);
+                packet.stamp = deferred_stamp(endpoint, known);
+            }
+            if known & (state::DEFERRED | state::ENDS_HERE) != state::DEFERRED {
+                t.count(flow.rule, packet.size);
             }
             if flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
@@ -135,47 +133,95 @@ fn judge_outgoing<T: Tables>(
         }
         t.note(Event::Rejudged);
     }
-    // A reply whose flow has given way to others here is still one for its client.
-    let confirmed = !found && !headers.opens && has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms();
-    if confirmed {
-        packet.stamp = packet.stamp.with_reply();
-    }
     let verdict = t.egress(endpoint.slot, headers.destination, Asked::opener(headers));
     if !verdict.allows() {
-        t.count(verdict.rule(), packet.length);
-        return Err(if verdict.rule() == rule::TUNNEL { Drop::TUNNEL } else { Drop::POLICY });
-    }
-    if confirmed {
-        // No flow that this pod has opened: kept as one, the next reply would ride on it and go without REPLY. The client's
-        // next packet brings the entry back.
-        if verdict.defers() {
-            packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation).with_reply();
-        } else {
-            t.count(verdict.rule(), packet.length);
+        t.count(verdict.rule(), packet.size);
+        if !found && is_midstream(headers) {
+            t.note(Event::NotTakenUp);
         }
-        return Ok(());
+        return Err(if verdict.rule() == rule::TUNNEL { Drop::TUNNEL } else { Drop::POLICY });
     }
     begin(flow, headers, endpoint.revision);
     flow.peer_incarnation = 0;
     flow.provenance = packet.stamp.provenance();
     flow.rule = verdict.rule();
     if verdict.defers() {
-        packet.stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
         flow.state |= deferral(verdict);
+        packet.stamp = deferred_stamp(endpoint, flow.state);
     } else {
-        t.count(verdict.rule(), packet.length);
+        t.count(verdict.rule(), packet.size);
+        if !found && !headers.opens {
+            // A reply whose flow has given way to others here is still one for its client.
+            answer_deferred(t, packet);
+        }
     }
-    t.store_flow(OWN, endpoint.slot);
+    if found || take_up(t, headers, flow) {
+        t.store_flow(OWN, endpoint.slot);
+    }
     Ok(())
 }
 
+/// Where a reply reverses a flow that was deferred at another pod's veth, its exit has recorded that.
+#[inline(always)]
+fn answer_deferred<T: Tables>(t: T, packet: &mut Packet) {
+    if has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms(packet.size) {
+        packet.stamp = packet.stamp.with_reply();
+    }
+}
+
+/// The stamp of a packet of a deferred flow.
+#[inline(always)]
+const fn deferred_stamp(endpoint: &EndpointView, flow: u16) -> Stamp {
+    let stamp = Stamp::deferred(endpoint.slot, endpoint.generation);
+    if flow & state::CONFIRM != 0 { stamp.with_reply() } else { stamp }
+}
+
 /// Makes of what was found of a flow what it is when judged anew by its opener's packet: what it has gone through stays,
-/// unless the packet begins another flow of the same tuple.
+/// unless the packet begins another flow of the same tuple. A flow that lives is another only when the other side says so,
+/// by an answer that takes it (see [`advance`]): else a forged SYN would end it.
 #[inline(always)]
 pub(crate) fn begin(flow: &mut FlowEntry, headers: &Headers, revision: u32) {
-    let kept = if headers.opens || flow.state & state::INGRESS != 0 { 0 } else { flow.state };
-    flow.state = advance(kept & !(state::DEFERRED | state::CONFIRM), headers, false);
+    let over = headers.opens && (flow.state & state::ASSURED == 0 || flow.state & (state::FINS | state::RSTS) != 0);
+    let kept = if over || flow.state & state::INGRESS != 0 { 0 } else { flow.state };
+    let proven = if headers.opens { state::TAKEN_UP } else { 0 };
+    flow.state = advance(kept & !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE | proven), headers, false);
     flow.revision = revision;
+}
+
+/// Whether the packet belongs to a flow that began before it, by its own headers.
+#[inline(always)]
+const fn is_midstream(headers: &Headers) -> bool {
+    !headers.opens && matches!(headers.protocol, protocol::TCP | protocol::SCTP)
+}
+
+/// Whether a flow of which nothing was known may be entered by a packet that policy allows, if its sender has opened it.
+///
+/// A packet in the middle of a TCP connection does not say who opened that: the entry is older than the agent, or gave way,
+/// or there never was a connection. It is judged as its sender's own flow, so it never passes where that could not be
+/// opened: an ACK from outside meets ingress policy like a SYN, and a scan with ACK, FIN or no flags learns what a scan
+/// with SYN does. What remains is the flow's other direction, which rides on the entry. A pod that ingress policy closes to
+/// a peer could let the peer's denied connection in by sending first, as if it were its own, but a pod that may send to
+/// that peer could have opened a connection itself; and one that egress policy closes to a peer answers it only after
+/// ingress policy has let the peer's packet in. So neither direction lets anything pass that no rule allows; it may only
+/// go on under the rule of the wrong direction. Therefore the entry is marked: the agent, which sees the event, reads the
+/// kernel's connection table, and where that says that the other side has opened the flow, another entry takes its place
+/// which is judged in that direction before the next packet passes.
+///
+/// SYN-ACK and RST enter nothing: an answer to a SYN that was not let through is none, and what a RST ends was not there.
+/// Of other protocols every packet may be the first; the mark is the same, and nobody is woken.
+#[inline(always)]
+fn take_up<T: Tables>(t: T, headers: &Headers, flow: &mut FlowEntry) -> bool {
+    if headers.opens {
+        return true;
+    }
+    flow.state |= state::TAKEN_UP;
+    if headers.tcp_flags & (tcp::SYN | tcp::RST) != 0 {
+        return false;
+    }
+    if is_midstream(headers) {
+        t.note(Event::TakenUp);
+    }
+    true
 }
 
 /// The state of a flow whose egress is deferred.
@@ -194,7 +240,7 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
     // SAFETY: the working memory is this decision's own.
     let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        let course = t.unusual_to_pod(slot, shape, packet.length, Came::new(stamp, packet.ingress_ifindex));
+        let course = t.unusual_to_pod(slot, shape, packet.size, Came::new(stamp, packet.ingress_ifindex));
         if course != Course::JUDGE {
             return course.outcome();
         }
@@ -211,7 +257,7 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
     let sender = sender(t, packet.ingress_ifindex, stamp)?;
     let leaves = sender != NOBODY && (stamp.is_deferred() || stamp.is_none());
     if leaves {
-        let outcome = t.judge_exit(sender, stamp.is_deferred(), packet.length);
+        let outcome = t.judge_exit(sender, stamp, packet.size);
         if outcome.0 != 0 {
             return Err(outcome);
         }
@@ -264,14 +310,18 @@ fn judge_incoming<T: Tables>(
             if current {
                 flow.state = advance(known, headers, true);
             } else {
-                rejudge_own_flow(t, endpoint, headers, packet.length, flow)?;
+                rejudge_own_flow(t, endpoint, headers, packet.size, flow)?;
             }
             // A process of this node answers without passing an exit.
             if flow.state & state::CONFIRM != 0 && !stamp.is_reply() && !from_node {
                 return Err(Drop::UNCONFIRMED);
             }
-            if flow.state & state::DEFERRED == 0 {
-                t.count(flow.rule, packet.length);
+            // What needs the exit's word is counted where that is found.
+            if flow.state & state::CONFIRM == 0 {
+                t.count(flow.rule, packet.size);
+                if from_node && flow.state & state::DEFERRED != 0 {
+                    flow.state |= state::ENDS_HERE;
+                }
             }
             if !current || flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
@@ -279,7 +329,7 @@ fn judge_incoming<T: Tables>(
             return Ok(());
         }
         if flow.revision == endpoint.revision && flow.provenance == provenance {
-            t.count(flow.rule, packet.length);
+            t.count(flow.rule, packet.size);
             flow.state = advance(known, headers, false);
             if flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
@@ -297,8 +347,11 @@ fn judge_incoming<T: Tables>(
         }
         None => t.ingress(endpoint.slot, headers.source, asked.may_be_node(from_node)),
     };
-    t.count(verdict.rule(), packet.length);
+    t.count(verdict.rule(), packet.size);
     if !verdict.allows() {
+        if !found && is_midstream(headers) {
+            t.note(Event::NotTakenUp);
+        }
         return Err(Drop::POLICY);
     }
     // A flow that the pod itself opened is another's now.
@@ -308,7 +361,9 @@ fn judge_incoming<T: Tables>(
     flow.rule = verdict.rule();
     flow.provenance = provenance;
     flow.peer_incarnation = sender.map_or(0, |sender| sender.incarnation);
-    t.store_flow(OWN, endpoint.slot);
+    if found || take_up(t, headers, flow) {
+        t.store_flow(OWN, endpoint.slot);
+    }
     Ok(())
 }
 
@@ -334,16 +389,16 @@ fn rejudge_own_flow<T: Tables>(
     t: T,
     endpoint: &EndpointView,
     headers: &Headers,
-    length: u32,
+    size: Size,
     flow: &mut FlowEntry,
 ) -> Outcome {
     t.note(Event::Rejudged);
     let verdict = t.egress(endpoint.slot, headers.source, Asked::answer(headers));
     if !verdict.allows() {
-        t.count(verdict.rule(), length);
+        t.count(verdict.rule(), size);
         return Err(Drop::POLICY);
     }
-    flow.state = advance(flow.state, headers, true) & !(state::DEFERRED | state::CONFIRM);
+    flow.state = advance(flow.state, headers, true) & !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE);
     if verdict.defers() {
         flow.state |= deferral(verdict);
     }
@@ -368,12 +423,12 @@ pub fn to_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -
     // SAFETY: the working memory is this decision's own.
     let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
-        let course = t.unusual_at_exit(sender, shape, packet.length);
+        let course = t.unusual_at_exit(sender, shape, packet.size);
         if course != Course::JUDGE {
             return course.outcome();
         }
     }
-    let outcome = t.judge_exit(sender, stamp.is_deferred(), packet.length);
+    let outcome = t.judge_exit(sender, stamp, packet.size);
     // It may leave through a second device, below a VLAN's or a bond's, and the kernel still calls the pod's veth the last
     // that received it: without a stamp it would be judged again, as what it no longer is.
     packet.stamp = if stamp.is_deferred() { Stamp(stamp.provenance()) } else { judged_stamp(t, sender) };
@@ -400,8 +455,8 @@ pub fn from_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F)
         // SAFETY: the working memory is this decision's own.
         let shape = unsafe { shape_of(packet, frame, work) };
         let confirmed = match shape {
-            Shape::IP => t.exit_confirms(),
-            Shape::RELATED => t.related_confirms(),
+            Shape::IP => t.exit_confirms(packet.size),
+            Shape::RELATED => t.related_confirms(packet.size),
             _ => false,
         };
         if confirmed {
@@ -444,6 +499,7 @@ pub(crate) fn sender<T: Tables>(t: T, ingress_ifindex: u32, stamp: Stamp) -> Res
     }
     let word = interface(t, ingress_ifindex);
     match interface_kind_of(word) {
+        interface_kind::ENDPOINT if has_node_flag(t, node_flag::STARTING) => Ok(NOBODY),
         interface_kind::ENDPOINT => {
             t.note(Event::Unstamped);
             Ok(interface_slot_of(word))

@@ -2,9 +2,10 @@
 
 use crate::classify::EndpointView;
 use crate::flow::{self, CONFIRMED, FlowEntry, FlowKey, advance, state};
+use crate::layout::Size;
 use crate::packet::{Drop, Headers};
 use crate::stamp::Stamp;
-use crate::tables::Tables;
+use crate::tables::{Event, Tables};
 use crate::verdict::Asked;
 
 /// The flow of the working memory that these functions use.
@@ -14,7 +15,8 @@ const OTHER: u32 = 1;
 /// endpoint's share under the true destination, and node-wide under the tuple as it leaves (after masquerade), so that
 /// replies are known. The packet's headers are in the working memory. 0 lets it go on.
 #[inline(always)]
-pub fn judge<T: Tables>(t: T, sender: u32, deferred: bool, length: u32) -> Drop {
+pub fn judge<T: Tables>(t: T, sender: u32, stamp: Stamp, size: Size) -> Drop {
+    let deferred = stamp.is_deferred();
     let Some(endpoint) = EndpointView::of(t, sender) else { return Drop::STAMP };
     let Some(work) = t.work() else { return Drop::STAMP };
     // SAFETY: the working memory is this decision's own.
@@ -26,18 +28,19 @@ pub fn judge<T: Tables>(t: T, sender: u32, deferred: bool, length: u32) -> Drop 
         (*flow).incarnation = endpoint.incarnation;
         // A packet that was judged at neither hook may be a reply; a deferred one never is.
         let other = if deferred { state::INGRESS | state::DEFERRED } else { state::DEFERRED };
-        let known = flow::find(t, OTHER, sender)
-            && !(*headers).opens
-            && (*flow).revision == endpoint.revision
-            && (*flow).state & other == 0;
-        if known {
-            t.count((*flow).rule, length);
+        let found = flow::find(t, OTHER, sender) && !(*headers).opens;
+        let current = (*flow).revision == endpoint.revision;
+        if found && !current && !deferred && (*flow).state & state::INGRESS != 0 {
+            return judge_reply(t, &endpoint, &*headers, &mut *flow, size);
+        }
+        if found && current && (*flow).state & other == 0 {
+            t.count((*flow).rule, size);
             if !deferred {
                 return Drop(0);
             }
         } else {
             let verdict = t.egress(sender, (*headers).destination, Asked::opener(&*headers).at_exit());
-            t.count(verdict.rule(), length);
+            t.count(verdict.rule(), size);
             if !verdict.allows() {
                 return Drop::POLICY;
             }
@@ -47,23 +50,46 @@ pub fn judge<T: Tables>(t: T, sender: u32, deferred: bool, length: u32) -> Drop 
             (*flow).peer_incarnation = 0;
             t.store_flow(OTHER, sender);
         }
-        confirm(t, &endpoint, &*headers, flow);
+        confirm(t, &endpoint, &*headers, flow, stamp.confirms());
     }
+    Drop(0)
+}
+
+/// A reply that its own hook has not seen, of a flow that must be judged again: in the direction in which it was opened.
+#[inline(always)]
+fn judge_reply<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, flow: &mut FlowEntry, size: Size) -> Drop {
+    t.note(Event::Rejudged);
+    let verdict = crate::decide::verdict_of_stored(t, endpoint.slot, headers, flow);
+    t.count(verdict.rule(), size);
+    if !verdict.allows() {
+        return Drop::POLICY;
+    }
+    flow.state = advance(flow.state, headers, true);
+    flow.revision = endpoint.revision;
+    flow.rule = verdict.rule();
+    t.store_flow(OTHER, endpoint.slot);
     Drop(0)
 }
 
 /// Remembers that a flow has left, as the reply will carry it: from the backend, to whatever the packet's source has
 /// become. Looked up with every packet, so that what expired or gave way to another is there again.
 #[inline(always)]
-unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, flow: *mut FlowEntry) {
+unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, flow: *mut FlowEntry, counts: bool) {
     // SAFETY: the working memory's flow.
     unsafe {
-        let (rule, provenance, state) = ((*flow).rule, (*flow).provenance, (*flow).state);
+        let (rule, provenance) = ((*flow).rule, (*flow).provenance);
         (*flow).key = FlowKey::new(headers, false);
         (*flow).incarnation = 0;
-        if flow::find(t, OTHER, CONFIRMED)
+        let found = flow::find(t, OTHER, CONFIRMED);
+        let known = (*flow).state;
+        let counting = if counts { state::CONFIRM } else { 0 };
+        // Its lifetime is the flow's: a reply after a long pause must still find it.
+        let kept = if found && !headers.opens { known & state::PROGRESS } else { 0 };
+        (*flow).state = advance(kept, headers, false) | counting;
+        if found
             && (*flow).revision == endpoint.revision
             && (*flow).peer_incarnation == endpoint.incarnation
+            && (*flow).state == known & state::FLAGS
         {
             return;
         }
@@ -71,15 +97,18 @@ unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, f
         (*flow).rule = rule;
         (*flow).provenance = provenance;
         (*flow).peer_incarnation = endpoint.incarnation;
-        (*flow).state = state | (*flow).state & state::ANSWERED;
         t.store_flow(OTHER, CONFIRMED);
     }
 }
 
 /// Whether the packet in the working memory reverses a flow that an exit has allowed. Judged again here if its endpoint's
 /// revision rose since: the backend is this packet's source, so nobody needs to ask the kernel's connection table.
+///
+/// The rule that let the flow out counts the reply here where `to_pod` cannot know it: the client's entry says whether
+/// all backends are allowed by one rule, its packets say so to the exit, and that notes it. After a policy change `to_pod`
+/// may have learnt otherwise before the exit: replies are then counted here only from the opener's next packet on.
 #[inline(always)]
-pub fn confirms<T: Tables>(t: T) -> bool {
+pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
     let Some(work) = t.work() else { return false };
     // SAFETY: the working memory is this decision's own.
     unsafe {
@@ -105,8 +134,14 @@ pub fn confirms<T: Tables>(t: T) -> bool {
             }
             (*flow).revision = client.revision;
             (*flow).rule = verdict.rule();
+            (*flow).state &= !state::CONFIRM;
             t.store_flow(OTHER, CONFIRMED);
-        } else if (*flow).state != known {
+            return true;
+        }
+        if known & state::CONFIRM != 0 {
+            t.count((*flow).rule, size);
+        }
+        if (*flow).state != known {
             t.store_flow(OTHER, CONFIRMED);
         }
     }

@@ -7,11 +7,12 @@
 //!
 //! A set-associative array rather than an LRU hash: an insert costs a tenth, an entry 73 bytes instead of 136, shares
 //! cannot mix since the slot is part of the index, and expiry needs nobody. A full bucket gives up its expired entry,
-//! else its oldest that was never answered, else its oldest.
+//! else its oldest that both sides have not yet shown to want, else its oldest: a flood of SYN, answered or not, costs no
+//! established flow its place.
 
 use crate::address::Address;
 use crate::layout::NodeConfig;
-use crate::packet::{Headers, protocol, tcp};
+use crate::packet::{Headers, protocol};
 use crate::tables::{Event, Tables, hash_of_three, read};
 
 /// The lock of a bucket; the verifier knows it by this name.
@@ -84,43 +85,84 @@ pub mod state {
     /// Replies need the stamp's REPLY.
     pub const CONFIRM: u16 = 4;
     /// The other direction has answered.
-    pub const ANSWERED: u16 = 8;
-    /// A FIN was seen.
-    pub const CLOSING: u16 = 16;
-    /// A RST was seen.
-    pub const RESET: u16 = 32;
+    pub const ANSWERED: u16 = 1 << 3;
+    /// The opener has sent a FIN.
+    pub const OPENER_FIN: u16 = 1 << 4;
+    /// The other side has.
+    pub const ANSWER_FIN: u16 = 1 << 5;
+    /// The opener's last packet was a RST.
+    pub const OPENER_RST: u16 = 1 << 6;
+    /// The other side's was.
+    pub const ANSWER_RST: u16 = 1 << 7;
     /// Where the [`super::Lifetime`] stands: four bits, set when the entry is written.
     pub const LIFETIME: u32 = 8;
-    /// The bits above.
-    pub const FLAGS: u16 = 0xff;
+    /// The opener has sent again after an answer, so both sides want the flow.
+    pub const ASSURED: u16 = 1 << 12;
+    /// Nothing is known of how the flow began: that the sender of its first packet here has opened it is assumed. What the
+    /// kernel's connection table says replaces such an entry.
+    pub const TAKEN_UP: u16 = 1 << 13;
+    /// A process of this node has answered: what the opener sends passes no exit, and is counted as it leaves the pod.
+    pub const ENDS_HERE: u16 = 1 << 14;
+    /// All bits but the lifetime's.
+    pub const FLAGS: u16 = 0xf0ff;
+    /// What packets have added.
+    pub const PROGRESS: u16 = ANSWERED | FINS | RSTS | ASSURED;
+    /// Both sides' FIN.
+    pub const FINS: u16 = OPENER_FIN | ANSWER_FIN;
+    /// Either side's RST.
+    pub const RSTS: u16 = OPENER_RST | ANSWER_RST;
 }
 
-/// Indices into [`NodeConfig::lifetimes`].
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+/// Indices into [`NodeConfig::lifetimes`]. The states are those of Linux' conntrack as far as they can be told without
+/// following sequence numbers; where two of its states cannot be told apart, the shorter time counts.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Lifetime {
-    /// TCP, not answered.
-    TcpNew = 0,
-    /// TCP, answered.
+    /// TCP, not answered: SYN_SENT.
+    TcpSynSent = 0,
+    /// TCP, answered, and acknowledged by the opener: ESTABLISHED.
     TcpEstablished = 1,
-    /// TCP after a FIN.
-    TcpClosing = 2,
-    /// TCP after a RST.
+    /// TCP after one side's FIN: FIN_WAIT, CLOSE_WAIT.
+    TcpHalfClosed = 2,
+    /// TCP after a RST that its sender has not belied since: CLOSE.
     TcpReset = 3,
-    /// UDP, not answered.
-    UdpNew = 4,
-    /// UDP, answered.
+    /// UDP, until the opener sends again after an answer.
+    Udp = 4,
+    /// UDP in both directions.
     UdpStream = 5,
-    /// SCTP, not answered.
+    /// SCTP, until the opener sends again after an answer: COOKIE_WAIT.
     SctpNew = 6,
-    /// SCTP, answered.
+    /// SCTP: ESTABLISHED.
     SctpEstablished = 7,
     /// ICMP and ICMPv6.
     Icmp = 8,
     /// Every other protocol.
     Other = 9,
-    /// What a datagram's first fragment says: 30 seconds, as long as the kernel waits for its rest (`ipfrag_time`).
-    Fragment = 10,
+    /// TCP, answered and not acknowledged: SYN_RECV.
+    TcpSynReceived = 10,
+    /// TCP after both sides' FIN: LAST_ACK, TIME_WAIT.
+    TcpClosed = 11,
+    /// What a datagram's first fragment says: as long as the kernel waits for its rest (`ipfrag_time`).
+    Fragment = 12,
+}
+
+impl Lifetime {
+    /// Every one, with its name in settings and Linux' default in seconds (net/netfilter/nf_conntrack_proto_*.c).
+    pub const ALL: [(Self, &'static str, u32); 13] = [
+        (Self::TcpSynSent, "tcp-syn-sent", 120),
+        (Self::TcpEstablished, "tcp-established", 432_000),
+        (Self::TcpHalfClosed, "tcp-half-closed", 60),
+        (Self::TcpReset, "tcp-reset", 10),
+        (Self::Udp, "udp", 30),
+        (Self::UdpStream, "udp-stream", 120),
+        (Self::SctpNew, "sctp-new", 3),
+        (Self::SctpEstablished, "sctp-established", 210),
+        (Self::Icmp, "icmp", 30),
+        (Self::Other, "other", 600),
+        (Self::TcpSynReceived, "tcp-syn-received", 60),
+        (Self::TcpClosed, "tcp-closed", 30),
+        (Self::Fragment, "fragment", 30),
+    ];
 }
 
 impl FlowKey {
@@ -166,27 +208,37 @@ impl FlowKey {
 }
 
 #[inline(always)]
-const fn tag_of(hash: u64) -> u16 {
+pub(crate) const fn tag_of(hash: u64) -> u16 {
     (hash >> 48) as u16 | 1
 }
 
-/// The index of a flow's lifetime.
+/// The index of a flow's lifetime, by its protocol and the flags of its state.
 #[inline(always)]
-const fn lifetime_index(protocol: u8, state: u16) -> usize {
-    let answered = state & state::ANSWERED != 0;
+#[must_use]
+pub const fn lifetime_index(protocol: u8, state: u16) -> usize {
+    let assured = state & state::ASSURED != 0;
     let lifetime = match protocol {
-        protocol::TCP if state & state::RESET != 0 => Lifetime::TcpReset,
-        protocol::TCP if state & state::CLOSING != 0 => Lifetime::TcpClosing,
-        protocol::TCP if answered => Lifetime::TcpEstablished,
-        protocol::TCP => Lifetime::TcpNew,
-        protocol::UDP if answered => Lifetime::UdpStream,
-        protocol::UDP => Lifetime::UdpNew,
-        protocol::SCTP if answered => Lifetime::SctpEstablished,
+        protocol::TCP if state & state::RSTS != 0 => Lifetime::TcpReset,
+        protocol::TCP if state & state::FINS == state::FINS => Lifetime::TcpClosed,
+        protocol::TCP if state & state::FINS != 0 => Lifetime::TcpHalfClosed,
+        protocol::TCP if assured => Lifetime::TcpEstablished,
+        protocol::TCP if state & state::ANSWERED != 0 => Lifetime::TcpSynReceived,
+        protocol::TCP => Lifetime::TcpSynSent,
+        protocol::UDP if assured => Lifetime::UdpStream,
+        protocol::UDP => Lifetime::Udp,
+        protocol::SCTP if assured => Lifetime::SctpEstablished,
         protocol::SCTP => Lifetime::SctpNew,
         protocol::ICMP | protocol::ICMPV6 => Lifetime::Icmp,
         _ => Lifetime::Other,
     };
     lifetime as usize
+}
+
+/// The state bits of an entry with these flags, its lifetime among them.
+#[inline(always)]
+pub(crate) const fn with_lifetime(protocol: u8, state: u16) -> u16 {
+    let flags = state & state::FLAGS;
+    flags | (lifetime_index(protocol, flags) as u16) << state::LIFETIME
 }
 
 /// Whether an entry's time is over. Which lifetime counts was decided when it was written: choosing here, for each way of
@@ -202,7 +254,7 @@ unsafe fn expired(node: *const NodeConfig, state: u16, last_seen: u32, now: u32)
 }
 
 #[inline(always)]
-unsafe fn is_same(known: *const FlowEntry, flow: *const FlowEntry) -> bool {
+pub(crate) unsafe fn is_same(known: *const FlowEntry, flow: *const FlowEntry) -> bool {
     // SAFETY: the caller's pointers are a table's and the working memory's.
     unsafe {
         read(&raw const (*known).key.ports) == (*flow).key.ports
@@ -218,12 +270,12 @@ unsafe fn is_same(known: *const FlowEntry, flow: *const FlowEntry) -> bool {
 pub const CONFIRMED: u32 = u32::MAX;
 
 #[inline(always)]
-fn bucket_of<T: Tables>(t: T, owner: u32, hash: u64) -> Option<*mut FlowBucket> {
+pub(crate) fn bucket_of<T: Tables>(t: T, owner: u32, hash: u64) -> Option<*mut FlowBucket> {
     if owner == CONFIRMED { t.confirmed(hash as u32) } else { t.flows(owner, hash as u32) }
 }
 
 #[inline(always)]
-fn hash_of<T: Tables>(t: T, flow: *const FlowEntry) -> u64 {
+pub(crate) fn hash_of<T: Tables>(t: T, flow: *const FlowEntry) -> u64 {
     // SAFETY: the working memory's flow.
     unsafe { (*flow).key.hash(crate::classify::seed(t)) }
 }
@@ -363,12 +415,12 @@ pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
     let now = t.now();
     // SAFETY: the working memory's.
     unsafe {
-        let flags = (*flow).state & state::FLAGS;
-        let lifetime = match (*flow).key.is_fragment() {
-            true => Lifetime::Fragment as usize,
-            false => lifetime_index((*flow).key.protocol(), flags),
+        let key = (*flow).key;
+        (*flow).state = if key.is_fragment() {
+            (*flow).state & state::FLAGS | (Lifetime::Fragment as u16) << state::LIFETIME
+        } else {
+            with_lifetime(key.protocol(), (*flow).state)
         };
-        (*flow).state = flags | (lifetime as u16) << state::LIFETIME;
     }
     // Who has the highest score goes; the low bits are the way. Computed without branches, since each would double the
     // paths that the verifier follows through the ways that come after.
@@ -391,33 +443,35 @@ pub fn store<T: Tables>(t: T, which: u32, owner: u32) {
         }
         way += 1;
     }
-    let victim = (best & 7) as usize;
+    // Volatile, so that the compiler forgets that there are eight values and compares for more than six, not for seven:
+    // verifiers before 6.8 learn a bound from the one and nothing from the other.
+    let way = best & 7;
+    // SAFETY: a local value.
+    let victim = unsafe { read(&raw const way) } as usize;
     if victim < FLOW_WAYS {
         // SAFETY: likewise.
-        unsafe {
-            let sequence = read(&raw const (*bucket).sequence);
-            (&raw mut (*bucket).sequence).write_volatile(sequence.wrapping_add(1));
-            (&raw mut (*bucket).tags[victim]).write_volatile(tag);
-            write(&raw mut (*bucket).entries[victim], flow, now);
-            (&raw mut (*bucket).sequence).write_volatile(sequence.wrapping_add(2));
-        }
+        unsafe { put(bucket, victim, tag, flow, now) };
     }
     t.unlock(bucket);
     if best < EXPIRED {
         t.note(Event::FlowEvicted);
+        if best < 1 << UNASSURED {
+            t.note(Event::EstablishedEvicted);
+        }
     }
 }
 
 /// Jiffies that an entry may seem to be ahead of the time that a program has read.
 const AHEAD: u32 = 1 << 16;
-/// Scores, above 32 bits of idle time and 3 of the way: the entry itself, a free way, an expired one, one never answered.
+/// Scores, above 32 bits of idle time and 3 of the way: the entry itself, a free way, an expired one, one that was never
+/// assured.
 const SAME: u64 = 1 << 38;
 const FREE: u64 = 1 << 37;
-const EXPIRED: u64 = 1 << 36;
-const UNANSWERED: u32 = 35;
+pub(crate) const EXPIRED: u64 = 1 << 36;
+pub(crate) const UNASSURED: u32 = 35;
 
 #[inline(always)]
-unsafe fn score(node: *const NodeConfig, known: *const FlowEntry, tag: u16, now: u32) -> u64 {
+pub(crate) unsafe fn score(node: *const NodeConfig, known: *const FlowEntry, tag: u16, now: u32) -> u64 {
     // SAFETY: the caller's pointers are a table's; the index is below the length.
     unsafe {
         let known_state = read(&raw const (*known).state);
@@ -429,8 +483,21 @@ unsafe fn score(node: *const NodeConfig, known: *const FlowEntry, tag: u16, now:
         let idle = idle & ahead.wrapping_sub(1);
         let free = u64::from(u32::from(tag).wrapping_sub(1) >> 31);
         let expired = u64::from(lifetime).wrapping_sub(u64::from(idle)) >> 63;
-        let unanswered = u64::from(!known_state >> 3 & 1);
-        (free * FREE) | (expired * EXPIRED) | (unanswered << UNANSWERED) | (u64::from(idle) << 3)
+        let unassured = u64::from(!known_state >> 12 & 1);
+        (free * FREE) | (expired * EXPIRED) | (unassured << UNASSURED) | (u64::from(idle) << 3)
+    }
+}
+
+/// Puts an entry in a way of a bucket whose lock the caller holds.
+#[inline(always)]
+pub(crate) unsafe fn put(bucket: *mut FlowBucket, way: usize, tag: u16, flow: *const FlowEntry, last_seen: u32) {
+    // SAFETY: the caller's pointers, and its index below the length.
+    unsafe {
+        let sequence = read(&raw const (*bucket).sequence);
+        (&raw mut (*bucket).sequence).write_volatile(sequence.wrapping_add(1));
+        (&raw mut (*bucket).tags[way]).write_volatile(tag);
+        write(&raw mut (*bucket).entries[way], flow, last_seen);
+        (&raw mut (*bucket).sequence).write_volatile(sequence.wrapping_add(2));
     }
 }
 
@@ -455,21 +522,27 @@ unsafe fn write(place: *mut FlowEntry, flow: *const FlowEntry, now: u32) {
 }
 
 /// What a packet in one direction adds to its flow's state.
+///
+/// Nothing here follows sequence numbers, so whoever can send with a flow's addresses and ports can forge its flags. What
+/// that costs is bounded: a RST counts only until its sender sends anything else, a SYN of a flow that lives changes
+/// nothing until the other side accepts it, and a FIN ends an idle flow early, of which the kernel's connection table, that
+/// does follow them, still knows: see [`state::TAKEN_UP`].
+///
+/// Without branches, since each would double the paths that the verifier follows. No other protocol has TCP's flags.
 #[inline(always)]
 #[must_use]
 pub const fn advance(known: u16, headers: &Headers, answers: bool) -> u16 {
-    let mut next = known;
+    let flags = headers.tcp_flags as u16;
+    let side = answers as u32;
+    let (fin, syn, rst) = (flags & 1, flags >> 1 & 1, flags >> 2 & 1);
+    let kept = known & !(state::OPENER_RST << side);
+    let seen = fin << (4 + side) | rst << (6 + side);
     if answers {
-        next |= state::ANSWERED;
+        // An answer to a SYN: what was before is over.
+        kept & !(0_u16.wrapping_sub(syn) & state::PROGRESS) | seen | state::ANSWERED
+    } else {
+        kept | seen | (kept >> 3 & 1) << 12
     }
-    if headers.protocol == protocol::TCP {
-        if headers.tcp_flags & tcp::RST != 0 {
-            next |= state::RESET;
-        } else if headers.tcp_flags & tcp::FIN != 0 {
-            next |= state::CLOSING;
-        }
-    }
-    next
 }
 
 #[cfg(test)]

@@ -29,7 +29,7 @@ pub mod hook {
 /// The flow of the working memory that these functions use.
 const OTHER: u32 = 1;
 /// In [`FlowEntry::state`]: the datagram's last fragment has been seen. No bit that a flow's eviction asks about.
-const COMPLETE: u16 = state::CLOSING;
+const COMPLETE: u16 = state::OPENER_FIN;
 
 /// What tells datagrams apart, in [`FlowKey::ports`]: the sender's number, the protocol, and the hook, which is 0 of flows.
 /// IPv6 has no protocol there: later fragments may name another (RFC 8200 section 4.5).

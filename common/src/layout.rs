@@ -152,11 +152,16 @@ impl VerdictWord {
     const DEFER: u64 = 1 << 33;
     const CONFIRM: u64 = 1 << 34;
 
-    /// Egress is to be judged where the packet leaves; `confirm` if replies need an exit's word.
+    /// Egress is to be judged where the packet leaves, and this rule is certain to allow it there; without a rule replies
+    /// need an exit's word.
     #[inline(always)]
     #[must_use]
-    pub const fn deferred(confirm: bool) -> Self {
-        Self(VALID | Self::ALLOW | Self::DEFER | if confirm { Self::CONFIRM } else { 0 })
+    pub const fn deferred(rule: Option<u32>) -> Self {
+        let word = VALID | Self::ALLOW | Self::DEFER;
+        match rule {
+            Some(rule) => Self(word | rule as u64),
+            None => Self(word | Self::CONFIRM),
+        }
     }
 
     /// Whether egress is to be judged where the packet leaves.
@@ -211,14 +216,20 @@ pub mod rule {
     pub const FIRST: u32 = 16;
 }
 
-/// A reach: its code in bits 32 and 33, the denying rule's number below.
+/// A reach: its code in bits 32 and 33, the number of the rule that decides for all backends below.
 pub mod reach {
     use super::VALID;
-    /// Every backend is allowed.
-    pub const ALL: u64 = VALID | 1 << 32;
-    /// Some are, or what is behind the port is not known.
+    const ALL: u64 = VALID | 1 << 32;
+    /// Some backends are allowed, or all of them by several rules, or what is behind the port is not known.
     pub const PART: u64 = VALID | 2 << 32;
     const NONE: u64 = VALID | 3 << 32;
+
+    /// Every backend is allowed by this rule.
+    #[inline(always)]
+    #[must_use]
+    pub const fn all(rule: u32) -> u64 {
+        ALL | rule as u64
+    }
 
     /// No backend is allowed; this rule denies.
     #[inline(always)]
@@ -355,6 +366,9 @@ pub mod node_flag {
     pub const ARMED: u64 = 1;
     /// Some egress-isolated endpoint may have deferred flows: look replies up among what exits have allowed.
     pub const CONFIRM: u64 = 2;
+    /// Programs are being attached for the first time: a pod's packet without a stamp may have entered before its veth had
+    /// one, and is nobody's. It could not be judged rightly either: of a reply only the translated address is left.
+    pub const STARTING: u64 = 4;
 }
 
 /// What the agents of one node hand on to each other.
@@ -392,10 +406,45 @@ pub struct RuleName {
 #[repr(C)]
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Counter {
-    /// Packets.
+    /// Packets on the wire: of a packet that the kernel carries whole and cuts into segments only at a device, the segments.
     pub packets: u64,
-    /// Bytes, as the device counts them.
+    /// Bytes on the wire, each segment with its link-layer, IP and transport headers.
     pub bytes: u64,
+}
+
+/// What a packet adds to a [`Counter`]: segments in the upper half, bytes in the lower. One number, since the functions
+/// that it is handed to are verified for any argument.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Size(pub u64);
+
+impl Size {
+    /// A packet that is one on the wire.
+    #[inline(always)]
+    #[must_use]
+    pub const fn one(bytes: u32) -> Self {
+        Self(1 << 32 | bytes as u64)
+    }
+
+    /// A packet of `bytes` that becomes this many segments, each with `headers` bytes of headers.
+    #[inline(always)]
+    #[must_use]
+    pub const fn segmented(bytes: u32, segments: u32, headers: u32) -> Self {
+        Self((segments as u64) << 32 | (bytes as u64 + (segments as u64 - 1) * headers as u64) & 0xffff_ffff)
+    }
+
+    /// Segments.
+    #[inline(always)]
+    #[must_use]
+    pub const fn packets(self) -> u64 {
+        self.0 >> 32
+    }
+
+    /// Bytes.
+    #[inline(always)]
+    #[must_use]
+    pub const fn bytes(self) -> u64 {
+        self.0 & 0xffff_ffff
+    }
 }
 
 #[cfg(test)]

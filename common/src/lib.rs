@@ -14,6 +14,7 @@ pub mod fragment;
 pub mod layout;
 pub mod packet;
 pub mod related;
+pub mod seed;
 pub mod stamp;
 pub mod tables;
 pub mod unusual;

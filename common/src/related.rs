@@ -8,7 +8,7 @@
 use crate::classify::EndpointView;
 use crate::decide::verdict_of_stored;
 use crate::flow::{self, CONFIRMED, FlowKey, state};
-use crate::layout::VerdictWord;
+use crate::layout::{Size, VerdictWord};
 use crate::packet::{Drop, Headers};
 use crate::stamp::Stamp;
 use crate::tables::{Event, Tables, Work};
@@ -20,7 +20,7 @@ const OTHER: u32 = 1;
 /// Judges the error in the working memory for an endpoint: one that it sends (`outgoing`) or receives. Gives the flow's
 /// [`state`], or the reason for dropping.
 #[inline(always)]
-pub fn judge<T: Tables>(t: T, slot: u32, outgoing: bool, length: u32) -> Result<u16, Drop> {
+pub fn judge<T: Tables>(t: T, slot: u32, outgoing: bool, size: Size) -> Result<u16, Drop> {
     let (Some(endpoint), Some(work)) = (EndpointView::of(t, slot), t.work()) else { return Err(Drop::STAMP) };
     // SAFETY: the working memory is this decision's own.
     unsafe {
@@ -37,7 +37,7 @@ pub fn judge<T: Tables>(t: T, slot: u32, outgoing: bool, length: u32) -> Result<
             t.note(Event::Rejudged);
             let verdict = judge_again(t, slot, outgoing, work);
             if !verdict.allows() {
-                t.count(verdict.rule(), length);
+                t.count(verdict.rule(), size);
                 return Err(Drop::POLICY);
             }
             (*flow).state &= !(state::DEFERRED | state::CONFIRM);
@@ -48,8 +48,10 @@ pub fn judge<T: Tables>(t: T, slot: u32, outgoing: bool, length: u32) -> Result<
             (*flow).rule = verdict.rule();
             t.store_flow(OTHER, slot);
         }
-        if (*flow).state & state::DEFERRED == 0 {
-            t.count((*flow).rule, length);
+        // What needs the exit's word is counted where that is found.
+        let elsewhere = if outgoing { state::DEFERRED } else { state::CONFIRM };
+        if (*flow).state & elsewhere == 0 {
+            t.count((*flow).rule, size);
         }
         Ok((*flow).state)
     }
@@ -82,7 +84,7 @@ fn mirror(headers: &mut Headers) {
 /// Judges an error that a pod has sent about a flow of its own to a translatable address, where it leaves. What it quotes
 /// came from the flow's true destination; the exit has an entry for that if it has let the flow out.
 #[inline(always)]
-pub fn judge_at_exit<T: Tables>(t: T, sender: u32, length: u32) -> Drop {
+pub fn judge_at_exit<T: Tables>(t: T, sender: u32, size: Size) -> Drop {
     let (Some(endpoint), Some(work)) = (EndpointView::of(t, sender), t.work()) else { return Drop::STAMP };
     // SAFETY: the working memory is this decision's own.
     unsafe {
@@ -102,11 +104,11 @@ pub fn judge_at_exit<T: Tables>(t: T, sender: u32, length: u32) -> Drop {
             let verdict = t.egress(sender, quoted.source, Asked::answer(quoted).at_exit());
             rule = verdict.rule();
             if !verdict.allows() {
-                t.count(rule, length);
+                t.count(rule, size);
                 return Drop::POLICY;
             }
         }
-        t.count(rule, length);
+        t.count(rule, size);
     }
     Drop(0)
 }
@@ -114,7 +116,7 @@ pub fn judge_at_exit<T: Tables>(t: T, sender: u32, length: u32) -> Drop {
 /// Whether what the error in the working memory quotes is a flow that an exit has allowed: see
 /// [`crate::exit::confirms`], which asks the same of replies.
 #[inline(always)]
-pub fn confirms<T: Tables>(t: T) -> bool {
+pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
     let Some(work) = t.work() else { return false };
     // SAFETY: the working memory is this decision's own.
     unsafe {
@@ -128,8 +130,15 @@ pub fn confirms<T: Tables>(t: T) -> bool {
         }
         let slot = Stamp((*flow).provenance).slot();
         let Some(client) = EndpointView::of(t, slot) else { return false };
-        client.incarnation == (*flow).peer_incarnation
-            && (client.revision == (*flow).revision
-                || t.egress(slot, quoted.destination, Asked::opener(quoted).at_exit()).allows())
+        if client.incarnation != (*flow).peer_incarnation {
+            return false;
+        }
+        if client.revision != (*flow).revision {
+            return t.egress(slot, quoted.destination, Asked::opener(quoted).at_exit()).allows();
+        }
+        if (*flow).state & state::CONFIRM != 0 {
+            t.count((*flow).rule, size);
+        }
+        true
     }
 }

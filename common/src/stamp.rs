@@ -38,18 +38,26 @@ impl Stamp {
         ((slot & (SLOTS - 1)) << 3 | generation & 7) as u16
     }
 
-    /// The same, with the mark that the packet reverses a flow which an exit has allowed.
+    /// The same, with the mark that the packet reverses a flow which an exit has allowed; of a deferred packet, that its
+    /// replies are counted where the exit's word is found.
     #[inline(always)]
     #[must_use]
     pub const fn with_reply(self) -> Self {
         Self(self.0 | Self::REPLY)
     }
 
-    /// Whether the packet reverses a flow which an exit has allowed.
+    /// Whether the packet reverses a flow which an exit has allowed. A deferred packet never does.
     #[inline(always)]
     #[must_use]
     pub const fn is_reply(self) -> bool {
-        self.0 & Self::REPLY != 0
+        self.0 & Self::REPLY != 0 && !self.is_deferred()
+    }
+
+    /// Whether the packet is deferred, and its replies are counted where its exit's word is found.
+    #[inline(always)]
+    #[must_use]
+    pub const fn confirms(self) -> bool {
+        self.0 & Self::REPLY != 0 && self.is_deferred()
     }
 
     /// Whether egress is still to be judged.

@@ -2,8 +2,9 @@
 
 use crate::address::Address;
 use crate::flow::{FlowBucket, FlowEntry};
-use crate::layout::{EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, VerdictWord, WideBucket};
+use crate::layout::{EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, Size, VerdictWord, WideBucket};
 use crate::packet::{Drop, Headers, Shape};
+use crate::stamp::Stamp;
 use crate::unusual::{Came, Course};
 use crate::verdict::Asked;
 
@@ -52,28 +53,28 @@ pub trait Tables: Copy {
     }
     /// [`crate::exit::judge`]; likewise.
     #[inline(always)]
-    fn judge_exit(self, sender: u32, deferred: bool, length: u32) -> Drop {
-        crate::exit::judge(self, sender, deferred, length)
+    fn judge_exit(self, sender: u32, stamp: Stamp, size: Size) -> Drop {
+        crate::exit::judge(self, sender, stamp, size)
     }
     /// [`crate::exit::confirms`]; likewise.
     #[inline(always)]
-    fn exit_confirms(self) -> bool {
-        crate::exit::confirms(self)
+    fn exit_confirms(self, size: Size) -> bool {
+        crate::exit::confirms(self, size)
     }
     /// [`crate::unusual::from_pod`]; likewise.
     #[inline(always)]
-    fn unusual_from_pod(self, slot: u32, shape: Shape, length: u32) -> Course {
-        crate::unusual::from_pod(self, slot, shape, length)
+    fn unusual_from_pod(self, slot: u32, shape: Shape, size: Size) -> Course {
+        crate::unusual::from_pod(self, slot, shape, size)
     }
     /// [`crate::unusual::to_pod`]; likewise.
     #[inline(always)]
-    fn unusual_to_pod(self, slot: u32, shape: Shape, length: u32, came: Came) -> Course {
-        crate::unusual::to_pod(self, slot, shape, length, came)
+    fn unusual_to_pod(self, slot: u32, shape: Shape, size: Size, came: Came) -> Course {
+        crate::unusual::to_pod(self, slot, shape, size, came)
     }
     /// [`crate::unusual::at_exit`]; likewise.
     #[inline(always)]
-    fn unusual_at_exit(self, sender: u32, shape: Shape, length: u32) -> Course {
-        crate::unusual::at_exit(self, sender, shape, length)
+    fn unusual_at_exit(self, sender: u32, shape: Shape, size: Size) -> Course {
+        crate::unusual::at_exit(self, sender, shape, size)
     }
     /// [`crate::fragment::remember`]; likewise.
     #[inline(always)]
@@ -87,8 +88,8 @@ pub trait Tables: Copy {
     }
     /// [`crate::related::confirms`]; likewise.
     #[inline(always)]
-    fn related_confirms(self) -> bool {
-        crate::related::confirms(self)
+    fn related_confirms(self, size: Size) -> bool {
+        crate::related::confirms(self, size)
     }
     /// A bucket of the narrow table; the table masks the number.
     fn narrow(self, bucket: u32) -> Option<*const NarrowBucket>;
@@ -111,7 +112,7 @@ pub trait Tables: Copy {
     /// The time in jiffies, low word.
     fn now(self) -> u32;
     /// Counts a packet for a rule.
-    fn count(self, rule: u32, bytes: u32);
+    fn count(self, rule: u32, size: Size);
     /// Counts something that is no rule's.
     fn note(self, event: Event);
 }
@@ -140,6 +141,12 @@ pub enum Event {
     RowMissing = 34,
     /// A packet of a local pod had no valid stamp and was judged in full.
     Unstamped = 35,
+    /// A packet in the middle of a flow that nothing is known of was let through: who opened the flow is assumed.
+    TakenUp = 36,
+    /// A packet in the middle of a flow that nothing is known of was dropped.
+    NotTakenUp = 37,
+    /// As [`Event::FlowEvicted`], and the flow was an established one.
+    EstablishedEvicted = 38,
 }
 
 /// Reads a word that may change at any moment.

@@ -5,7 +5,7 @@ use crate::classify::EndpointView;
 use crate::decide::{NOBODY, has_node_flag, sender};
 use crate::flow::state;
 use crate::fragment::hook;
-use crate::layout::{endpoint_flag, node_flag, peer, rule};
+use crate::layout::{Size, endpoint_flag, node_flag, peer, rule};
 use crate::packet::{Drop, Headers, Shape, is_tunnel};
 use crate::related;
 use crate::stamp::Stamp;
@@ -45,7 +45,7 @@ impl Course {
 /// A packet of a pod: honest discovery passes, errors about tracked flows, fragments like the first of their datagram; what
 /// cannot be read only from a pod that nothing restricts.
 #[inline(always)]
-pub fn from_pod<T: Tables>(t: T, slot: u32, shape: Shape, length: u32) -> Course {
+pub fn from_pod<T: Tables>(t: T, slot: u32, shape: Shape, size: Size) -> Course {
     let (Some(endpoint), Some(work)) = (EndpointView::of(t, slot), t.work()) else {
         return Course::drop(Drop::UNKNOWN_ENDPOINT);
     };
@@ -80,7 +80,7 @@ pub fn from_pod<T: Tables>(t: T, slot: u32, shape: Shape, length: u32) -> Course
                 return Course::drop(Drop::TUNNEL);
             }
             if !restricted {
-                return unrestricted(t, length);
+                return unrestricted(t, size);
             }
             match t.recall_fragment(slot, hook::FROM_POD) {
                 Drop(0) => Course::JUDGE,
@@ -89,12 +89,12 @@ pub fn from_pod<T: Tables>(t: T, slot: u32, shape: Shape, length: u32) -> Course
             }
         }
         Shape::RELATED => {
-            let reply = has_node_flag(t, node_flag::CONFIRM) && related::confirms(t);
+            let reply = has_node_flag(t, node_flag::CONFIRM) && t.related_confirms(size);
             if !restricted {
-                let course = unrestricted(t, length);
+                let course = unrestricted(t, size);
                 return if reply { Course::PASS_REPLY } else { course };
             }
-            match related::judge(t, slot, true, length) {
+            match related::judge(t, slot, true, size) {
                 Ok(known) if known & state::DEFERRED != 0 => Course::DEFER,
                 Ok(_) if reply => Course::PASS_REPLY,
                 Ok(_) => Course::PASS,
@@ -132,14 +132,14 @@ const fn is_restricted(endpoint: &EndpointView, set: u32) -> bool {
 
 /// Passes where no policy restricts.
 #[inline(always)]
-fn unrestricted<T: Tables>(t: T, length: u32) -> Course {
-    t.count(rule::NO_POLICY, length);
+fn unrestricted<T: Tables>(t: T, size: Size) -> Course {
+    t.count(rule::NO_POLICY, size);
     Course::PASS
 }
 
 /// A packet for a pod, which came with this stamp.
 #[inline(always)]
-pub fn to_pod<T: Tables>(t: T, slot: u32, shape: Shape, length: u32, came: Came) -> Course {
+pub fn to_pod<T: Tables>(t: T, slot: u32, shape: Shape, size: Size, came: Came) -> Course {
     let (Some(endpoint), Some(work)) = (EndpointView::of(t, slot), t.work()) else {
         return Course::drop(Drop::UNKNOWN_ENDPOINT);
     };
@@ -161,7 +161,7 @@ pub fn to_pod<T: Tables>(t: T, slot: u32, shape: Shape, length: u32, came: Came)
     let mut course = Course::PASS;
     match sender(t, came.ingress_ifindex(), stamp) {
         Ok(NOBODY) => {}
-        Ok(sender) if stamp.is_deferred() || stamp.is_none() => course = at_exit(t, sender, shape, length),
+        Ok(sender) if stamp.is_deferred() || stamp.is_none() => course = at_exit(t, sender, shape, size),
         Ok(_) => {}
         Err(why) => return Course::drop(why),
     }
@@ -169,12 +169,12 @@ pub fn to_pod<T: Tables>(t: T, slot: u32, shape: Shape, length: u32, came: Came)
         return course;
     }
     if !is_restricted(&endpoint, endpoint.ingress) {
-        return if course == Course::JUDGE { course } else { unrestricted(t, length) };
+        return if course == Course::JUDGE { course } else { unrestricted(t, size) };
     }
     if shape == Shape::LATER {
         return Course(t.recall_fragment(slot, hook::TO_POD).0);
     }
-    match related::judge(t, slot, false, length) {
+    match related::judge(t, slot, false, size) {
         // The node's own errors pass no exit.
         Ok(known) if known & state::CONFIRM != 0 && !stamp.is_reply() && !came.is_from_node() => {
             Course::drop(Drop::UNCONFIRMED)
@@ -215,13 +215,13 @@ impl Came {
 
 /// A packet whose sender's egress is judged where it leaves.
 #[inline(always)]
-pub fn at_exit<T: Tables>(t: T, sender: u32, shape: Shape, length: u32) -> Course {
+pub fn at_exit<T: Tables>(t: T, sender: u32, shape: Shape, size: Size) -> Course {
     let Some(endpoint) = EndpointView::of(t, sender) else { return Course::drop(Drop::STAMP) };
     let restricted = is_restricted(&endpoint, endpoint.egress);
     match shape {
         _ if shape.is_link_local() => Course::PASS,
         Shape::LATER if restricted => Course(t.recall_fragment(sender, hook::EXIT).0),
-        Shape::RELATED if restricted => match related::judge_at_exit(t, sender, length) {
+        Shape::RELATED if restricted => match related::judge_at_exit(t, sender, size) {
             Drop(0) => Course::PASS,
             why => Course::drop(why),
         },

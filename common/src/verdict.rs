@@ -96,7 +96,7 @@ pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictW
         return if reach::is_none(reached) {
             VerdictWord::new(false, reached as u32)
         } else {
-            VerdictWord::deferred(!reach::is_all(reached))
+            VerdictWord::deferred(if reach::is_all(reached) { Some(reached as u32) } else { None })
         };
     }
     if endpoint.is_closed() {

@@ -4,8 +4,9 @@
 use aya_ebpf::macros::classifier;
 use aya_ebpf::programs::TcContext;
 use portcullis_common::decide;
+use portcullis_common::seed::SEEDS;
 
-use crate::maps::{Maps, count_drop};
+use crate::maps::{Maps, count_drop, plant};
 use crate::skb::{ETHERNET, Skb, packet, write_stamp};
 
 /// TCX_NEXT and TC_ACT_UNSPEC.
@@ -26,7 +27,7 @@ macro_rules! judge {
                     NEXT
                 }
                 Err(why) => {
-                    count_drop(why, packet.length);
+                    count_drop(why, packet.size);
                     DROP
                 }
             }
@@ -76,9 +77,29 @@ pub fn nothing(_context: TcContext) -> i32 {
     NEXT
 }
 
+/// Drops everything: what stands in for a program of ours while that is moved before another, so that nothing passes
+/// between.
+#[classifier]
+pub fn closed(_context: TcContext) -> i32 {
+    DROP
+}
+
 /// The time in jiffies, for user space, which cannot ask otherwise. Run by BPF_PROG_TEST_RUN, attached nowhere.
 #[classifier]
 pub fn clock(_context: TcContext) -> i32 {
     use portcullis_common::Tables;
     Maps.now() as i32
+}
+
+/// Enters flows that user space has learnt of; tells how many. Run by BPF_PROG_TEST_RUN on a frame of seeds, attached
+/// nowhere.
+#[classifier]
+pub fn seed(context: TcContext) -> i32 {
+    let mut planted = 0;
+    let mut index = 0;
+    while index < SEEDS as u32 {
+        planted += plant(context.skb.skb, index);
+        index += 1;
+    }
+    planted as i32
 }

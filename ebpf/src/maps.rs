@@ -1,21 +1,22 @@
 //! The maps, and [`Tables`] over them. Sizes are the defaults; the loader sets them and the constants that mask indices.
 
-use aya_ebpf::bindings::bpf_spin_lock as kernel_lock;
+use aya_ebpf::bindings::{__sk_buff, bpf_spin_lock as kernel_lock};
 use aya_ebpf::btf_maps;
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_spin_lock, bpf_spin_unlock};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_skb_load_bytes, bpf_spin_lock, bpf_spin_unlock};
 use aya_ebpf::macros::{btf_map, map};
 use aya_ebpf::maps::{Array, LpmTrie, PerCpuArray, lpm_trie::Key};
 use portcullis_common::flow::{self, FlowBucket};
 use portcullis_common::layout::{
     BANKS, CHUNK, CHUNKS, Counter, EndpointRow, INTERFACE_BUCKETS, InterfaceBucket, NarrowBucket, NodeConfig,
-    PortChunk, RangeKey, RuleName, VerdictWord, WideBucket,
+    PortChunk, RangeKey, RuleName, Size, VerdictWord, WideBucket,
 };
 use portcullis_common::layout::{Identity, Meta};
 use portcullis_common::packet::{Drop, REASONS, Shape};
+use portcullis_common::seed::{self, SEEDS_AT, Seed};
 use portcullis_common::tables::{Event, Tables, Work};
 use portcullis_common::unusual::{self, Came, Course};
 use portcullis_common::verdict::{self, Asked};
-use portcullis_common::{Address, stamp};
+use portcullis_common::{Address, Stamp, stamp};
 use portcullis_common::{classify, exit, fragment, related};
 
 /// User space writes these arrays through memory that it maps, one aligned word at a time.
@@ -23,6 +24,10 @@ const MMAPABLE: u32 = 1 << 10;
 
 #[map]
 static WORK: PerCpuArray<Work> = PerCpuArray::with_max_entries(1, 0);
+/// One seed at a time. Not in `WORK`: the program that enters seeds is run by a system call, and before kernel 5.19 packets
+/// interrupt it, whose decisions use that.
+#[map]
+static SEED: PerCpuArray<Seed> = PerCpuArray::with_max_entries(1, 0);
 #[map]
 static NODE: Array<NodeConfig> = Array::with_max_entries(1, MMAPABLE);
 #[map]
@@ -107,18 +112,18 @@ macro_rules! constant {
 
 /// Counts a drop.
 #[inline(always)]
-pub(crate) fn count_drop(reason: Drop, bytes: u32) {
-    bump(&DROPS, reason.0, bytes);
+pub(crate) fn count_drop(reason: Drop, size: Size) {
+    bump(&DROPS, reason.0, size);
 }
 
 #[inline(always)]
-fn bump(counters: &PerCpuArray<Counter>, index: u32, bytes: u32) {
+fn bump(counters: &PerCpuArray<Counter>, index: u32, size: Size) {
     if let Some(counter) = counters.get_ptr_mut(index) {
         // SAFETY: the map's own element of this CPU, which nothing interrupts while the program runs on it... but a
         // nested program could; a lost count is then the worst.
         unsafe {
-            (*counter).packets += 1;
-            (*counter).bytes += u64::from(bytes);
+            (*counter).packets += size.packets();
+            (*counter).bytes += size.bytes();
         }
     }
 }
@@ -153,24 +158,24 @@ impl Tables for Maps {
         VerdictWord(ingress(slot, from.words[0], from.words[1], asked.0))
     }
     #[inline(always)]
-    fn judge_exit(self, sender: u32, deferred: bool, length: u32) -> Drop {
-        Drop(judge_exit(sender, deferred.into(), length))
+    fn judge_exit(self, sender: u32, stamp: Stamp, size: Size) -> Drop {
+        Drop(judge_exit(sender, stamp.0.into(), size.0))
     }
     #[inline(always)]
-    fn exit_confirms(self) -> bool {
-        exit_confirms() != 0
+    fn exit_confirms(self, size: Size) -> bool {
+        exit_confirms(size.0) != 0
     }
     #[inline(always)]
-    fn unusual_from_pod(self, slot: u32, shape: Shape, length: u32) -> Course {
-        Course(unusual_from_pod(slot, shape.0, length))
+    fn unusual_from_pod(self, slot: u32, shape: Shape, size: Size) -> Course {
+        Course(unusual_from_pod(slot, shape.0, size.0))
     }
     #[inline(always)]
-    fn unusual_to_pod(self, slot: u32, shape: Shape, length: u32, came: Came) -> Course {
-        Course(unusual_to_pod(slot, shape.0, length, came.0))
+    fn unusual_to_pod(self, slot: u32, shape: Shape, size: Size, came: Came) -> Course {
+        Course(unusual_to_pod(slot, shape.0, size.0, came.0))
     }
     #[inline(always)]
-    fn unusual_at_exit(self, sender: u32, shape: Shape, length: u32) -> Course {
-        Course(unusual_at_exit(sender, shape.0, length))
+    fn unusual_at_exit(self, sender: u32, shape: Shape, size: Size) -> Course {
+        Course(unusual_at_exit(sender, shape.0, size.0))
     }
     #[inline(always)]
     fn remember_fragment(self, slot: u32, hook: u32) -> Drop {
@@ -181,8 +186,8 @@ impl Tables for Maps {
         Drop(recall_fragment(slot, hook))
     }
     #[inline(always)]
-    fn related_confirms(self) -> bool {
-        related_confirms() != 0
+    fn related_confirms(self, size: Size) -> bool {
+        related_confirms(size.0) != 0
     }
     #[inline(always)]
     fn node(self) -> Option<*const NodeConfig> {
@@ -248,13 +253,28 @@ impl Tables for Maps {
         (unsafe { bpf_jiffies64() }) as u32
     }
     #[inline(always)]
-    fn count(self, rule: u32, bytes: u32) {
-        bump(&COUNTERS, rule, bytes);
+    fn count(self, rule: u32, size: Size) {
+        bump(&COUNTERS, rule, size);
     }
     #[inline(always)]
     fn note(self, event: Event) {
-        bump(&DROPS, event as u32, 0);
+        bump(&DROPS, event as u32, Size::one(0));
     }
+}
+
+/// Enters the seed at a place in the frame that the program is run on; 1 if it was entered. A global function: see
+/// [`peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn plant(skb: *mut __sk_buff, index: u32) -> u32 {
+    let Some(place) = SEED.get_ptr_mut(0) else { return 0 };
+    let offset = SEEDS_AT as u32 + index * size_of::<Seed>() as u32;
+    // SAFETY: the program's context; the helper checks that the frame is long enough, and fills one seed.
+    let status = unsafe { bpf_skb_load_bytes(skb.cast(), offset, place.cast(), size_of::<Seed>() as u32) };
+    if status != 0 {
+        return 0;
+    }
+    seed::plant(Maps, place).into()
 }
 
 /// Global functions: the verifier follows each once, with any arguments, and not again where it is called (kernel 5.6,
@@ -297,36 +317,36 @@ pub(crate) extern "C" fn ingress(slot: u32, first: u64, second: u64, asked: u64)
 /// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn judge_exit(sender: u32, deferred: u32, length: u32) -> u32 {
-    exit::judge(Maps, sender, deferred != 0, length).0
+pub(crate) extern "C" fn judge_exit(sender: u32, stamp: u32, size: u64) -> u32 {
+    exit::judge(Maps, sender, Stamp(stamp as u16), Size(size)).0
 }
 
 /// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn exit_confirms() -> u32 {
-    exit::confirms(Maps).into()
+pub(crate) extern "C" fn exit_confirms(size: u64) -> u32 {
+    exit::confirms(Maps, Size(size)).into()
 }
 
 /// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn unusual_from_pod(slot: u32, shape: u32, length: u32) -> u32 {
-    unusual::from_pod(Maps, slot, Shape(shape), length).0
+pub(crate) extern "C" fn unusual_from_pod(slot: u32, shape: u32, size: u64) -> u32 {
+    unusual::from_pod(Maps, slot, Shape(shape), Size(size)).0
 }
 
 /// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn unusual_to_pod(slot: u32, shape: u32, length: u32, came: u64) -> u32 {
-    unusual::to_pod(Maps, slot, Shape(shape), length, Came(came)).0
+pub(crate) extern "C" fn unusual_to_pod(slot: u32, shape: u32, size: u64, came: u64) -> u32 {
+    unusual::to_pod(Maps, slot, Shape(shape), Size(size), Came(came)).0
 }
 
 /// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn unusual_at_exit(sender: u32, shape: u32, length: u32) -> u32 {
-    unusual::at_exit(Maps, sender, Shape(shape), length).0
+pub(crate) extern "C" fn unusual_at_exit(sender: u32, shape: u32, size: u64) -> u32 {
+    unusual::at_exit(Maps, sender, Shape(shape), Size(size)).0
 }
 
 /// See [`peer_value`].
@@ -346,6 +366,6 @@ pub(crate) extern "C" fn recall_fragment(slot: u32, hook: u32) -> u32 {
 /// See [`peer_value`].
 #[unsafe(no_mangle)]
 #[inline(never)]
-pub(crate) extern "C" fn related_confirms() -> u32 {
-    related::confirms(Maps).into()
+pub(crate) extern "C" fn related_confirms(size: u64) -> u32 {
+    related::confirms(Maps, Size(size)).into()
 }

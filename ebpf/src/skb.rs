@@ -7,7 +7,8 @@ use aya_ebpf::bindings::__sk_buff;
 use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_pull_data};
 use portcullis_common::Stamp;
 use portcullis_common::decide::Packet;
-use portcullis_common::packet::{Drop, Frame, Plain, Readable, Shape, read_all};
+use portcullis_common::layout::Size;
+use portcullis_common::packet::{Drop, Frame, Plain, Readable, Shape, protocol, read_all};
 use portcullis_common::tables::{Tables, Work};
 
 use crate::maps::{Maps, constants};
@@ -34,7 +35,7 @@ pub(crate) unsafe fn packet(skb: *mut __sk_buff, link: usize) -> Packet {
         let mut packet = Packet {
             ifindex: (&raw const (*skb).ifindex).read_volatile(),
             ingress_ifindex: (&raw const (*skb).ingress_ifindex).read_volatile(),
-            length: (&raw const (*skb).len).read_volatile(),
+            size: Size::one((&raw const (*skb).len).read_volatile()),
             link,
             vlan: (&raw const (*skb).vlan_present).read_volatile() != 0,
             stamp: Stamp((&raw const (*skb).tc_index).read_volatile() as u16),
@@ -47,8 +48,72 @@ pub(crate) unsafe fn packet(skb: *mut __sk_buff, link: usize) -> Packet {
             packet.ingress_ifindex = (&raw const (*skb).cb[1]).read_volatile();
             packet.stamp = Stamp((&raw const (*skb).cb[2]).read_volatile() as u16);
         }
+        if (&raw const (*skb).gso_segs).read_volatile() > 1 {
+            packet.size = Size(wire_size(skb, link as u32));
+        }
         packet
     }
+}
+
+/// The size on the wire of a packet that a device will cut into segments. A global function: see
+/// [`crate::maps::peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn wire_size(skb: *mut __sk_buff, link: u32) -> u64 {
+    // SAFETY: the program's context.
+    unsafe {
+        let bytes = (&raw const (*skb).len).read_volatile();
+        let segments = (&raw const (*skb).gso_segs).read_volatile();
+        if segments < 2 {
+            return Size::one(bytes).0;
+        }
+        let link = if link == 0 { 0 } else { ETHERNET as u32 };
+        Size::segmented(bytes, segments, link + segment_headers(skb, link)).0
+    }
+}
+
+/// The bytes of IP and transport headers that every segment carries (as `qdisc_pkt_len_init` in net/core/dev.c counts
+/// them). 0 where the headers are not those of TCP or UDP, which the kernel does not segment.
+#[inline(always)]
+unsafe fn segment_headers(skb: *mut __sk_buff, link: u32) -> u32 {
+    // SAFETY: the caller's context. Every load is checked by the helper and goes to the stack.
+    unsafe {
+        let Some(first) = load_byte(skb, link) else { return 0 };
+        let (mut length, mut next) = if first >> 4 == 4 {
+            let Some(protocol) = load_byte(skb, link + 9) else { return 0 };
+            (u32::from(first & 0xf) << 2, protocol)
+        } else {
+            let Some(next) = load_byte(skb, link + 6) else { return 0 };
+            (40, next)
+        };
+        let mut headers = 0;
+        // IPv6 extension headers, as many as anybody sends before segments.
+        while headers < 4 && matches!(next, 0 | 43 | 60) && first >> 4 == 6 {
+            let (Some(following), Some(units)) = (load_byte(skb, link + length), load_byte(skb, link + length + 1))
+            else {
+                return 0;
+            };
+            next = following;
+            length += (u32::from(units) + 1) << 3;
+            headers += 1;
+        }
+        match next {
+            protocol::TCP => match load_byte(skb, link + length + 12) {
+                Some(offset) => length + (u32::from(offset >> 4) << 2),
+                None => 0,
+            },
+            protocol::UDP => length + 8,
+            _ => 0,
+        }
+    }
+}
+
+#[inline(always)]
+unsafe fn load_byte(skb: *mut __sk_buff, offset: u32) -> Option<u8> {
+    let mut byte = 0_u8;
+    // SAFETY: the caller's context, and one byte of stack.
+    let status = unsafe { bpf_skb_load_bytes(skb.cast(), offset, (&raw mut byte).cast(), 1) };
+    (status == 0).then_some(byte)
 }
 
 /// Writes the stamp that a packet goes on with.

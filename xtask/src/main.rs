@@ -40,7 +40,7 @@ enum Task {
     Demo(demo::Arguments),
     /// Search for inputs that break the parser or the decision
     Fuzz(fuzz::Arguments),
-    /// Measure what the programs cost per packet
+    /// Measure what policy costs: per packet, and between pods
     Bench(bench::Arguments),
 }
 

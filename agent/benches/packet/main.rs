@@ -33,6 +33,9 @@ struct Arguments {
     /// Only cases with this in their name
     #[arg(long, default_value = "")]
     only: String,
+    /// A third of the samples
+    #[arg(long)]
+    quick: bool,
     /// Given by cargo
     #[arg(long, hide = true)]
     bench: bool,
@@ -45,7 +48,10 @@ pub(crate) struct Measured {
 }
 
 fn main() -> Result<()> {
-    let arguments = Arguments::parse();
+    let mut arguments = Arguments::parse();
+    if arguments.quick {
+        arguments.rounds = arguments.rounds.min(20);
+    }
     let mut worlds = Vec::new();
     for rules in [1, 100, 10_000] {
         eprintln!("{rules} rules: loading");
@@ -119,7 +125,7 @@ impl Programs {
         };
         let program = program.ok_or("no such program")?;
         let (answer, nanoseconds) = kernel::run(program, &shot.frame, &shot.context, repeat)?;
-        if answer != shot.answer {
+        if answer != shot.answer && shot.answer != cases::ANY {
             return Err(format!("{} answered {answer}, not {}", shot.program, shot.answer).into());
         }
         Ok(nanoseconds)

@@ -1,6 +1,6 @@
 //! A cluster with one isolated pod and a number of rules, in the kernel's tables.
 
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::sync::Arc;
 
 use k8s_openapi::api::core::v1 as core;
@@ -24,6 +24,10 @@ use crate::Result;
 pub(crate) const ISOLATED: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 1);
 /// A pod that no policy selects, in slot 1.
 pub(crate) const FREE: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 2);
+/// Another pod that the rules are about, in slot 2; a rule admits each of the two to the other on [`MUTUAL`].
+pub(crate) const ALSO: Ipv4Addr = Ipv4Addr::new(10, 1, 0, 3);
+/// See [`ALSO`].
+pub(crate) const MUTUAL: u16 = 900;
 /// A pod of another node that no rule names.
 pub(crate) const STRANGER: Ipv4Addr = Ipv4Addr::new(10, 2, 255, 254);
 /// An address that no table knows.
@@ -33,14 +37,20 @@ pub(crate) const SERVICE: Ipv4Addr = Ipv4Addr::new(10, 96, 0, 10);
 /// The Service range.
 const SERVICES: &str = "10.96.0.0/16";
 
-/// The devices of slots 0 and 1.
-pub(crate) const DEVICES: [u32; 2] = [4001, 4002];
+/// The devices of slots 0 to 2.
+pub(crate) const DEVICES: [u32; 3] = [4001, 4002, 4003];
 /// A revision that nothing else has.
 pub(crate) const REVISION: u32 = 7;
 
 /// The pod of another node that rule `i` names.
 pub(crate) fn peer(i: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(10, 2, 0, 0)) + i)
+}
+
+/// The IPv6 address that belongs to a pod beside an IPv4 address.
+pub(crate) fn sixth(address: Ipv4Addr) -> Ipv6Addr {
+    let [a, b, c, d] = address.octets().map(u16::from);
+    Ipv6Addr::new(0xfd00, 0x10, a, b, 0, 0, c, d)
 }
 
 /// The address outside that rule `i` names.
@@ -100,6 +110,7 @@ impl World {
             let policy = desired.endpoints.get(&pod.id).ok_or("the compiler left an endpoint out")?;
             let row = EndpointRow {
                 v4: Address::from(policy.addresses[0]),
+                v6: Address::from(policy.addresses[1]),
                 ingress: policy.ingress.map_or(0, |set| set.0),
                 egress: policy.egress.map_or(0, |set| set.0),
                 incarnation: slot + 1,
@@ -122,7 +133,7 @@ fn cluster(rules: u32) -> Result<(Cluster, Vec<LocalPod>)> {
     };
     let namespace: core::Namespace = serde_json::from_value(json!({"metadata": {"name": "bench"}}))?;
     put(Object::Namespace(convert::namespace(&namespace).map_err(refused)?.value));
-    for (name, address) in [("isolated", ISOLATED), ("free", FREE)] {
+    for (name, address) in [("isolated", ISOLATED), ("free", FREE), ("also", ALSO)] {
         let pod = pod(name, address)?;
         let id = LocalId { pod: pod.key.clone(), uid: pod.uid.clone() };
         local.push(LocalPod { id, pod: Arc::new(pod.clone()) });
@@ -137,15 +148,24 @@ fn cluster(rules: u32) -> Result<(Cluster, Vec<LocalPod>)> {
             {"podSelector": {"matchLabels": {"name": format!("peer-{i}")}}},
             {"ipBlock": {"cidr": format!("{}/32", outside(i))}},
         ]);
-        json!({side: peers, "ports": [{"protocol": "TCP", "port": port(i)}]})
+        let mut ports = vec![json!({"protocol": "TCP", "port": port(i)})];
+        if i == rules - 1 {
+            ports.push(json!({"protocol": "UDP", "port": port(i)}));
+        }
+        json!({side: peers, "ports": ports})
     };
+    let mutual = |side: &str| {
+        let pods = json!([{"podSelector": {"matchLabels": {"isolated": "yes"}}}]);
+        json!({side: pods, "ports": [{"protocol": "TCP", "port": MUTUAL}]})
+    };
+    let all = |side: &str| [mutual(side)].into_iter().chain((0..rules).map(|i| rule(side, i))).collect::<Vec<_>>();
     let policy: networking::NetworkPolicy = serde_json::from_value(json!({
         "metadata": {"namespace": "bench", "name": "rules"},
         "spec": {
-            "podSelector": {"matchLabels": {"name": "isolated"}},
+            "podSelector": {"matchLabels": {"isolated": "yes"}},
             "policyTypes": ["Ingress", "Egress"],
-            "ingress": (0..rules).map(|i| rule("from", i)).collect::<Vec<_>>(),
-            "egress": (0..rules).map(|i| rule("to", i)).collect::<Vec<_>>(),
+            "ingress": all("from"),
+            "egress": all("to"),
         },
     }))?;
     put(Object::Policy(convert::network_policy(&policy).map_err(refused)?.value));
@@ -153,10 +173,13 @@ fn cluster(rules: u32) -> Result<(Cluster, Vec<LocalPod>)> {
 }
 
 fn pod(name: &str, address: Ipv4Addr) -> Result<Pod> {
+    let isolated = if matches!(name, "isolated" | "also") { "yes" } else { "no" };
     let object: core::Pod = serde_json::from_value(json!({
-        "metadata": {"namespace": "bench", "name": name, "uid": name, "labels": {"name": name}},
+        "metadata": {
+            "namespace": "bench", "name": name, "uid": name, "labels": {"name": name, "isolated": isolated},
+        },
         "spec": {"containers": []},
-        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}]},
+        "status": {"phase": "Running", "podIP": address, "podIPs": [{"ip": address}, {"ip": sixth(address)}]},
     }))?;
     Ok(convert::pod(&object).map_err(refused)?.value)
 }

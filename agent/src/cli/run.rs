@@ -5,6 +5,7 @@ use std::path::PathBuf;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
+use portcullis_common::flow::Lifetime;
 
 /// Where pins are kept unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/portcullis";
@@ -45,15 +46,106 @@ pub struct RunArgs {
     /// Pods that have room in the tables of flows; each takes 256 KiB.
     #[arg(long, value_name = "NUMBER", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=1024))]
     pub max_endpoints: u32,
+    /// Sizes of the other tables.
+    #[command(flatten)]
+    pub sizes: TableSizes,
     /// How programs are attached.
     #[arg(long, value_enum, default_value_t)]
     pub attach: Attach,
-    /// Let pods send from addresses that are not theirs.
+    /// Whether a pod may send only from its own addresses, speak in ARP and neighbour discovery only for them, and be sent
+    /// only what is for them.
+    #[arg(long, value_enum, default_value_t)]
+    pub source_validation: SourceValidation,
+    /// Where programs are filters (before 6.6): an `ingress` qdisc on a device gives way to clsact, with every filter on
+    /// it, such as the bandwidth plugin's limit of what a pod sends. Without this such a device is not enforced.
     #[arg(long)]
-    pub allow_any_source: bool,
+    pub replace_ingress_qdisc: bool,
+    /// Carry the stamp that packets get on their way through the node in sixteen bits of their mark, from this bit on, in
+    /// place of tc_index. kube-proxy uses bits 14 and 15.
+    #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u32).range(0..=16))]
+    pub stamp_mark_shift: Option<u32>,
+    /// Let pods send what this node would unwrap behind the hooks: IP in IP, GRE, and UDP to the ports of its own tunnel
+    /// devices (VXLAN, GENEVE, bare UDP).
+    #[arg(long)]
+    pub allow_tunnels: bool,
     /// What a veth may do whose pod is not known yet.
     #[arg(long, value_enum, default_value_t)]
     pub pending: Pending,
+    /// How long flows in a state are remembered without a packet, such as tcp-established=5d (units: s, m, h, d). May be
+    /// given several times. States and defaults are those of Linux' conntrack; do not set one longer than the kernel's own.
+    #[arg(long = "flow-lifetime", value_name = "STATE=TIME", value_parser = parse_lifetime)]
+    pub flow_lifetimes: Vec<(Lifetime, u32)>,
+}
+
+/// Why a lifetime is not understood.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum LifetimeError {
+    /// No such state.
+    #[error("{given:?} is no state of a flow; there are {}", names())]
+    State {
+        /// What was given.
+        given: String,
+    },
+    /// No length of time.
+    #[error("{given:?} is no length of time above 0; write a number and s, m, h or d, such as 90s or 5d")]
+    Time {
+        /// What was given.
+        given: String,
+    },
+}
+
+fn names() -> String {
+    Lifetime::ALL.map(|(_, name, _)| name).join(", ")
+}
+
+/// `tcp-established=5d`.
+fn parse_lifetime(text: &str) -> Result<(Lifetime, u32), LifetimeError> {
+    let (name, time) = text.split_once('=').unwrap_or((text, ""));
+    let state = Lifetime::ALL.into_iter().find(|(_, known, _)| *known == name);
+    let (state, ..) = state.ok_or_else(|| LifetimeError::State { given: name.to_owned() })?;
+    let unit = |letter| match letter {
+        's' => Some(1),
+        'm' => Some(60),
+        'h' => Some(3600),
+        'd' => Some(86_400),
+        _ => None,
+    };
+    let seconds = || {
+        let unit = unit(time.chars().last()?)?;
+        let number: u32 = time.get(..time.len() - 1)?.parse().ok()?;
+        number.checked_mul(unit).filter(|seconds| *seconds > 0)
+    };
+    seconds().map(|seconds| (state, seconds)).ok_or_else(|| LifetimeError::Time { given: time.to_owned() })
+}
+
+/// Entries that the tables have room for. When one is full, the policy in force stays, which is reported. Tables that an
+/// agent before has left keep their sizes until `uninstall`. Each table takes what is said twice and more, since an agent
+/// that starts builds its tables beside those in force.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Args)]
+pub struct TableSizes {
+    /// Addresses of pods, nodes and Services that policy asks about, and Services' ports; 107 bytes each. Rounded up to a
+    /// power of two.
+    #[arg(long, value_name = "NUMBER", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
+    pub max_addresses: u32,
+    /// Compiled rows: profiles, verdicts, reaches; 54 bytes each. Rounded up to a power of two.
+    #[arg(long, value_name = "NUMBER", default_value_t = 150_000, value_parser = clap::value_parser!(u32).range(8..=1 << 24))]
+    pub max_rows: u32,
+    /// Ranges of addresses that policies name.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1 << 15, value_parser = clap::value_parser!(u32).range(1..=1 << 24))]
+    pub max_ranges: u32,
+    /// Rules of policies that apply to pods of this node; a counter of 16 bytes for each CPU.
+    #[arg(long, value_name = "NUMBER", default_value_t = 1 << 14, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
+    pub max_rules: u32,
+}
+
+/// Whether addresses of packets at a pod's interface must be the pod's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SourceValidation {
+    /// They must.
+    #[default]
+    On,
+    /// Any will do: for nodes whose pods route for others.
+    Off,
 }
 
 /// How programs are attached.
@@ -106,4 +198,32 @@ pub struct UninstallArgs {
     /// Where pins are kept.
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lifetimes() {
+        let state = |given: &str| Err(LifetimeError::State { given: given.into() });
+        let time = |given: &str| Err(LifetimeError::Time { given: given.into() });
+        let rows = [
+            ("tcp-established=5d", Ok((Lifetime::TcpEstablished, 432_000))),
+            ("udp=30s", Ok((Lifetime::Udp, 30))),
+            ("tcp-closed=2m", Ok((Lifetime::TcpClosed, 120))),
+            ("other=1h", Ok((Lifetime::Other, 3600))),
+            ("tcp=5d", state("tcp")),
+            ("", state("")),
+            ("udp", time("")),
+            ("udp=30", time("30")),
+            ("udp=0s", time("0s")),
+            ("udp=-1s", time("-1s")),
+            ("udp=1\u{e9}", time("1\u{e9}")),
+            ("udp=99999999d", time("99999999d")),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(parse_lifetime(text), expected, "{text}");
+        }
+    }
 }

@@ -13,7 +13,7 @@ use super::classes::Classes;
 use super::services::Services;
 use super::sets::{Sets, Writing};
 use crate::model::{Direction, Verdict};
-use crate::state::{ClassId, LocalId, PortClass, ServiceNumber, ServiceReach, SetId, TableVerdict};
+use crate::state::{ClassId, LocalId, PortClass, ServiceNumber, ServiceReach, SetId};
 
 /// The backends of a port as the tables see them, in order and without repetition. The last value is the endpoints
 /// that have the backend's address as their own.
@@ -209,11 +209,12 @@ fn reach(
     writing: &mut Writing<'_>,
 ) -> ServiceReach {
     let Some(pairs) = pairs else { return ServiceReach::Part };
+    // No policy denies what nobody gets: kube-proxy refuses it, as it does without policy, and where it has heard of a
+    // backend that is not known here yet, the exit tells.
     if pairs.is_empty() {
-        let isolation = sets.get(id).and_then(|set| set.isolation);
-        return isolation.map_or(ServiceReach::All, |verdict| ServiceReach::None(verdict.rule));
+        return ServiceReach::Part;
     }
-    let mut allowed = 0_usize;
+    let (mut allowing, mut several) = (None, false);
     let mut denial = None;
     for (class, port, owners) in pairs {
         let mut verdict_for = |itself| {
@@ -226,20 +227,18 @@ fn reach(
             sets.get(id).is_some_and(|set| set.users.contains(owner) || set.past_users.contains(owner))
         };
         // Endpoints of one set differ here: the one that is itself the backend may reach it when the others may not, or
-        // another rule stops it.
-        let same =
-            |own: TableVerdict| own == verdict || (own.verdict, verdict.verdict) == (Verdict::Allow, Verdict::Allow);
-        if !own.is_none_or(same) && owners.iter().any(user) {
+        // another rule decides for it.
+        if own.is_some_and(|own| own != verdict) && owners.iter().any(user) {
             return ServiceReach::Part;
         }
         match verdict.verdict {
-            Verdict::Allow => allowed += 1,
+            Verdict::Allow => several |= *allowing.get_or_insert(verdict.rule) != verdict.rule,
             Verdict::Deny => denial = denial.or(Some(verdict.rule)),
         }
     }
-    match denial {
-        None => ServiceReach::All,
-        Some(rule) if allowed == 0 => ServiceReach::None(rule),
-        Some(_) => ServiceReach::Part,
+    match (allowing, denial) {
+        (Some(rule), None) if !several => ServiceReach::All(rule),
+        (None, Some(rule)) => ServiceReach::None(rule),
+        _ => ServiceReach::Part,
     }
 }

@@ -60,8 +60,6 @@ pub(super) struct Set {
     /// Names of peers' ports, and the atoms of the numbers that stand for them.
     named: Vec<(Arc<str>, Protocol)>,
     numbers: FxHashMap<AtomId, (usize, u16)>,
-    /// What denies traffic that no rule of the first denying tier allows.
-    pub(super) isolation: Option<TableVerdict>,
     /// Endpoints that use the set now, and those that did since the tables last settled.
     pub(super) users: BTreeSet<LocalId>,
     pub(super) past_users: BTreeSet<LocalId>,
@@ -203,7 +201,6 @@ impl Sets {
         }
         let set = Set {
             key: key.clone(),
-            isolation: set_tiers.iter().find_map(|tier| tier.end),
             tiers: set_tiers,
             atoms: asked.atoms.iter().copied().collect(),
             questions: asked.questions,

@@ -271,20 +271,21 @@ fn services_reach_all_a_part_or_none() {
         })
     };
     let any = |names: &[&str]| Selector::In("app".into(), names.iter().map(|name| Arc::from(*name)).collect());
-    let isolation = |world: &World| {
-        let rules = world.compiler.desired().rules.iter();
-        let egress = |name: &&crate::state::RuleIdentity| {
-            name.direction == crate::model::Direction::Egress && name.cause == RuleCause::Isolation
+    let egress_rule = |world: &World, wanted: &dyn Fn(&RuleCause) -> bool| {
+        let mut rules = world.compiler.desired().rules.iter();
+        let egress = |name: &crate::state::RuleIdentity| {
+            name.direction == crate::model::Direction::Egress && wanted(&name.cause)
         };
-        ServiceReach::None(*rules.into_iter().find(|(_, name)| egress(name)).unwrap().0)
+        *rules.find(|(_, name)| egress(name)).unwrap().0
     };
     let mut world = small();
-    let denied = isolation(&world);
+    let denied = ServiceReach::None(egress_rule(&world, &|cause| *cause == RuleCause::Isolation));
+    let allowing = egress_rule(&world, &|cause| *cause == RuleCause::Rule(RuleOrigin::Spec(0)));
     let rows = [
-        ("all allowed", Some(any(&["client"])), ServiceReach::All),
+        ("all allowed", Some(any(&["client"])), ServiceReach::All(allowing)),
         ("one of two", Some(any(&["client", "other"])), ServiceReach::Part),
         ("none of them", Some(any(&["other"])), denied),
-        ("no backends", Some(any(&["nobody"])), denied),
+        ("no backends", Some(any(&["nobody"])), ServiceReach::Part),
         ("not known", None, ServiceReach::Part),
     ];
     for (what, selector, reach) in &rows {

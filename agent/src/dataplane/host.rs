@@ -27,13 +27,15 @@ pub(super) fn has_tcx() -> bool {
     aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(6, 6, 0))
 }
 
+/// Whether a directory exists and is on a BPF file system.
+pub(super) fn is_bpffs(dir: &Path) -> bool {
+    statfs(dir).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
 /// Makes sure that a directory is on a BPF file system, mounting one at /sys/fs/bpf if that is where it is missing.
 pub(super) fn ensure_bpffs(dir: &Path) -> Result<(), DataplaneError> {
-    let is_bpf = |path: &Path| {
-        let existing = path.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
-        statfs(existing).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
-    };
-    if !is_bpf(dir) {
+    let existing = dir.ancestors().find(|ancestor| ancestor.exists()).unwrap_or(Path::new("/"));
+    if !is_bpffs(existing) {
         let standard = Path::new("/sys/fs/bpf");
         let failed = |source| DataplaneError::NoBpffs { path: dir.to_owned(), source };
         if !dir.starts_with(standard) {
@@ -78,20 +80,20 @@ fn cookie() -> Option<u64> {
 /// include/uapi/asm-generic/socket.h, since 5.14.
 const SO_NETNS_COOKIE: libc::c_int = 71;
 
-/// Waits until every packet program that is running now has ended: `membarrier(MEMBARRIER_CMD_GLOBAL)` is the system
-/// call that waits for an RCU grace period (kernel/sched/membarrier.c), and programs run inside one.
-///
-/// # Errors
-/// The kernel has CPUs in full dynticks mode, where the call is refused.
-pub fn grace_period() -> Result<(), DataplaneError> {
-    const MEMBARRIER_CMD_GLOBAL: libc::c_int = 1;
-    // SAFETY: takes numbers only.
-    let status = unsafe { libc::syscall(libc::SYS_membarrier, MEMBARRIER_CMD_GLOBAL, 0, 0) };
-    if status == 0 { Ok(()) } else { Err(call("membarrier", io::Error::last_os_error())) }
-}
-
 pub(super) fn call(call: &'static str, source: io::Error) -> DataplaneError {
     DataplaneError::Call { call, source }
+}
+
+/// Every link takes a descriptor, two for each device: more than the usual soft limit of 1,024 has room for.
+pub(super) fn raise_descriptor_limit() {
+    let mut limit = libc::rlimit { rlim_cur: 0, rlim_max: 0 };
+    // SAFETY: a valid structure, which the first call fills in.
+    unsafe {
+        if libc::getrlimit(libc::RLIMIT_NOFILE, &raw mut limit) == 0 {
+            limit.rlim_cur = limit.rlim_max;
+            libc::setrlimit(libc::RLIMIT_NOFILE, &raw const limit);
+        }
+    }
 }
 
 /// Before 5.11 maps count against RLIMIT_MEMLOCK. Where raising it is refused, loading will say so.

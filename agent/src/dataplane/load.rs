@@ -1,5 +1,6 @@
 //! Loads maps and programs: those that are pinned go on, what is missing is made.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
@@ -8,17 +9,29 @@ use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod};
 use portcullis_common::layout::{Identity, Meta, RuleName};
 
+use super::attach::LINKS;
 use super::counters::Counters;
+use super::pins::Pins;
 use super::ranges::RangeTable;
-use super::{DataplaneError, LAYOUT, clock, host, memory};
+use super::{DataplaneError, LAYOUT, clock, host, lock, memory};
 use crate::state::image::{Image, Memory, Regions, Sizes};
 
 /// The programs and maps, as `cargo xtask build-ebpf` has made them; empty if it has not.
 static OBJECT: &[u8] = aya::include_bytes_aligned!(concat!(env!("OUT_DIR"), "/portcullis-ebpf.o"));
 
 /// Every program.
-pub(super) const PROGRAMS: [&str; 8] =
-    ["from_pod", "to_pod", "to_uplink", "to_uplink_l3", "from_uplink", "from_uplink_l3", "nothing", "clock"];
+pub(super) const PROGRAMS: [&str; 10] = [
+    "from_pod",
+    "to_pod",
+    "to_uplink",
+    "to_uplink_l3",
+    "from_uplink",
+    "from_uplink_l3",
+    "nothing",
+    "closed",
+    "clock",
+    "seed",
+];
 
 /// Maps that outlive the agent.
 const PINNED: [&str; 14] = [
@@ -95,6 +108,9 @@ pub struct Dataplane {
     pub(super) ebpf: Ebpf,
     pub(super) dir: PathBuf,
     pub(super) tcx: bool,
+    pub(super) pins: Pins,
+    /// The kernel's number of each program, by name.
+    pub(super) program_ids: BTreeMap<&'static str, u32>,
     /// Whether tables were there already.
     pub found: Found,
     /// Ranges.
@@ -124,18 +140,33 @@ impl Dataplane {
             return Err(DataplaneError::Capability { missing });
         }
         host::raise_memory_limit();
+        host::raise_descriptor_limit();
         let dir = settings.pin_dir.join(LAYOUT);
         let maps = dir.join("maps");
         host::ensure_bpffs(&maps)?;
-        host::ensure_bpffs(&dir.join("links"))?;
+        let lock = lock::take(&settings.pin_dir)?;
+        // An uninstall may have ended in between.
+        host::ensure_bpffs(&maps)?;
+        host::ensure_bpffs(&dir.join(LINKS))?;
         let namespace = host::namespace_of_this_thread()?;
+        if owner(&settings.pin_dir)?.is_some_and(|owner| owner != namespace) {
+            return Err(DataplaneError::OtherNamespace { path: settings.pin_dir.clone() });
+        }
+        let mut pins = Pins::new(&settings.pin_dir, &dir, lock);
         let found = if maps.join("META").exists() { Found::Adopted } else { Found::Fresh };
         let sizes = sizes_of(&maps, settings.sizes)?;
         let mut ebpf = load(settings, &sizes, &maps)?;
         let meta = memory::map(map_data(&ebpf, "META")?)?;
         claim(&meta, namespace, &settings.pin_dir)?;
+        let mut program_ids = BTreeMap::new();
         for name in PROGRAMS {
-            program(&mut ebpf, name)?.load().map_err(|source| DataplaneError::Program { name, source })?;
+            let failed = |source| DataplaneError::Program { name, source };
+            let program = program(&mut ebpf, name)?;
+            program.load().map_err(failed)?;
+            program_ids.insert(name, program.info().map_err(failed)?.id());
+        }
+        for name in PINNED.into_iter().chain([RULES]) {
+            pins.hold(Path::new("maps").join(name))?;
         }
         let jiffies = clock::jiffies_per_second(program(&mut ebpf, "clock")?)?;
         let regions = Regions {
@@ -150,6 +181,8 @@ impl Dataplane {
         let dataplane = Self {
             dir,
             tcx: host::has_tcx() && !settings.clsact,
+            pins,
+            program_ids,
             found,
             ranges: RangeTable::new(take(&mut ebpf, "RANGES")?)?,
             counters: Counters::new("COUNTERS", take(&mut ebpf, "COUNTERS")?)?,

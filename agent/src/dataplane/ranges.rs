@@ -9,7 +9,7 @@ use ipnet::IpNet;
 use portcullis_common::Address;
 use portcullis_common::layout::RangeKey;
 
-use super::{DataplaneError, host};
+use super::{DataplaneError, grace};
 use crate::state::plan::Kernel;
 
 /// A [`RangeKey`] that aya may copy as bytes.
@@ -23,11 +23,16 @@ unsafe impl Pod for RawKey {}
 /// The table of ranges.
 pub struct RangeTable {
     trie: LpmTrie<MapData, RawKey, u64>,
+    capacity: u32,
 }
 
 impl RangeTable {
     pub(super) fn new(map: aya::maps::Map) -> Result<Self, DataplaneError> {
-        Ok(Self { trie: LpmTrie::try_from(map).map_err(DataplaneError::map("RANGES"))? })
+        let capacity = match &map {
+            aya::maps::Map::LpmTrie(data) => data.info().map_err(DataplaneError::map("RANGES"))?.max_entries(),
+            _ => 0,
+        };
+        Ok(Self { trie: LpmTrie::try_from(map).map_err(DataplaneError::map("RANGES"))?, capacity })
     }
 
     fn key(bank: u32, net: IpNet) -> Key<RawKey> {
@@ -68,7 +73,12 @@ impl Kernel for RangeTable {
         if outcome.is_err() {
             outcome = self.trie.insert(&key, value, 0);
         }
-        outcome.map_err(DataplaneError::map("RANGES"))
+        outcome.map_err(|source| match source {
+            MapError::SyscallError(error) if error.io_error.raw_os_error() == Some(libc::ENOSPC) => {
+                DataplaneError::RangesFull { capacity: self.capacity }
+            }
+            source => DataplaneError::Map { name: "RANGES", source },
+        })
     }
 
     fn drop_range(&mut self, bank: u32, net: IpNet) -> Result<(), DataplaneError> {
@@ -79,6 +89,6 @@ impl Kernel for RangeTable {
     }
 
     fn wait(&mut self) -> Result<(), DataplaneError> {
-        host::grace_period()
+        grace::grace_period()
     }
 }

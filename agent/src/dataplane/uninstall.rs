@@ -1,8 +1,9 @@
 //! Takes everything of ours away, and nothing else.
 
+use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 
-use super::{DataplaneError, LAYOUT, attach, host, load};
+use super::{DataplaneError, LAYOUT, attach, bpf, host, load, lock};
 
 /// What was taken away.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -15,11 +16,16 @@ pub struct Removed {
 
 /// Removes the pins under a directory, and with them programs and tables: links end with their last reference.
 ///
+/// A clsact qdisc stays, also one that an agent has made: nobody can tell who else counts on it, and empty it does nothing.
+///
 /// # Errors
-/// The pins are another network namespace's, or cannot be removed.
+/// The pins are another network namespace's or an agent's that runs, which would put everything back, or cannot be
+/// removed.
 pub fn uninstall(pin_dir: &Path) -> Result<Removed, DataplaneError> {
     let mut removed = Removed::default();
     check_owner(pin_dir)?;
+    // A running agent would put back what is removed.
+    let _lock = if pin_dir.exists() { Some(lock::take(pin_dir)?) } else { None };
     let dir = pin_dir.join(LAYOUT);
     // What comes up a bridge without a stamp is dropped only while every port stamps.
     load::disarm(pin_dir)?;
@@ -51,6 +57,10 @@ fn empty(dir: &Path) -> Result<usize, DataplaneError> {
     // Programs on egress first ("egress" sorts before "ingress" behind the index): they judge by the others' stamps.
     files.sort_by_key(|file| file.to_string_lossy().ends_with("ingress"));
     for file in &files {
+        if let Ok(pinned) = bpf::pinned(file) {
+            // What is no link has nothing to detach.
+            drop(bpf::detach(pinned.as_fd()));
+        }
         std::fs::remove_file(file).map_err(DataplaneError::file(file))?;
     }
     std::fs::remove_dir(dir).map_err(DataplaneError::file(dir))?;

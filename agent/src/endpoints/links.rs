@@ -28,6 +28,18 @@ pub enum LinkKind {
     Other(String),
 }
 
+/// What stands before the IP header of packets at a device, from the device's type (`ARPHRD_*` of linux/if_arp.h). Whether
+/// it reports an address says nothing: some tunnels report one of four bytes, and wireguard none.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum LinkLayer {
+    /// An Ethernet header.
+    Ethernet,
+    /// Nothing: tunnels of IP (ipip, sit, gre, ip6tnl), tun, wireguard, PPP, raw IP.
+    Ip,
+    /// Something that nobody here can read (Infiniband, 802.15.4, CAN).
+    Unknown,
+}
+
 /// One device of this network namespace.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Link {
@@ -40,6 +52,8 @@ pub struct Link {
     pub name: String,
     /// What the device is.
     pub kind: LinkKind,
+    /// What stands before the IP header.
+    pub layer: LinkLayer,
     /// The Ethernet address, for devices that have one.
     pub mac: Option<[u8; 6]>,
     /// Whether the device is administratively up (`IFF_UP`).
@@ -54,6 +68,8 @@ pub struct Link {
     /// The addresses of the other end, link-local ones included, each with its prefix length; `None` when they are not
     /// known (no veth, the peer in this namespace, the kernel did not answer).
     pub peer_addresses: Option<Vec<IpNet>>,
+    /// The UDP port on which the device takes packets to unwrap, if it is such a tunnel.
+    pub tunnel_port: Option<u16>,
 }
 
 impl Link {

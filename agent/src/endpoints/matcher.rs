@@ -162,6 +162,21 @@ impl Matcher {
         &self.matched
     }
 
+    /// The addresses that the host itself says are behind a veth: at most one of each family, by the routes of a routing
+    /// CNI, which only the host can write, and none that is another pod's by its object. Until a pod's object names its
+    /// addresses these may stand for them. What is found inside the namespace may not: the pod could have written it.
+    pub fn routed_addresses(&self, ifindex: u32) -> Vec<IpAddr> {
+        let routes = self.snapshot.host_routes.get(&ifindex);
+        let is_free = |address: &&IpAddr| self.pods.with_address(**address).next().is_none();
+        let of_family = |v4: bool| {
+            let mut routed = routes.into_iter().flatten().filter(|address| address.is_ipv4() == v4);
+            // Several routes of a family say that more than one pod is behind it.
+            let single = routed.next().filter(|_| routed.next().is_none());
+            single.filter(is_free).copied()
+        };
+        [of_family(true), of_family(false)].into_iter().flatten().collect()
+    }
+
     /// The role of every device by its ifindex.
     pub fn roles(&self) -> &BTreeMap<u32, Role> {
         &self.roles

@@ -38,6 +38,19 @@ pub enum Report {
         /// The pods, in order.
         pods: Vec<PodId>,
     },
+    /// A pod has a further interface.
+    #[error(
+        "veth {name} (ifindex {ifindex}) leads to pod {pod}, which is on another veth: policy holds for the addresses of \
+         the Pod object only, so {name} is an exit like any other device and what comes from it is judged as from outside"
+    )]
+    SecondInterface {
+        /// The veth.
+        ifindex: u32,
+        /// Its name.
+        name: String,
+        /// The pod.
+        pod: PodId,
+    },
     /// Inside a matched pod's namespace is an address that belongs to another pod.
     #[error(
         "pod {pod} on veth {name} (ifindex {ifindex}) has address {address} of pod {owner} on its interface: it stays \

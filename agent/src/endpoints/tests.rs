@@ -33,12 +33,14 @@ impl Host {
             incarnation: self.appeared,
             name: name.to_owned(),
             kind,
+            layer: LinkLayer::Ethernet,
             mac: Some([2, 0, 0, 0, 0, 1]),
             up: true,
             master: None,
             peer_ifindex: None,
             netnsid: None,
             peer_addresses: None,
+            tunnel_port: None,
         };
         self.snapshot.links.insert(ifindex, link);
         self.snapshot.links.get_mut(&ifindex).unwrap()

@@ -15,7 +15,7 @@ pub struct PeerView<'a> {
     pub pod: Option<&'a Pod>,
     /// For ingress: it is a process of the node that the endpoint runs on (a host-network pod of that node is one).
     pub node_process_of_own_node: bool,
-    /// For egress: it is the node that the endpoint runs on, by an address that is no Service's.
+    /// For egress: it is the node that the endpoint runs on.
     pub own_node_destination: bool,
     /// It is the endpoint itself.
     pub itself: bool,
@@ -85,15 +85,10 @@ pub struct NodeView<'a> {
 }
 
 impl<'a> NodeView<'a> {
-    /// From the nodes' objects and the host-network pods on them. Services' addresses are left out: a node may hold
-    /// them too (IPVS puts them on a device of its own), and what is sent to them goes to the backends.
+    /// From the nodes' objects and the host-network pods on them. An address that a Service has too (anybody may write it
+    /// into `spec.externalIPs`) remains the node's.
     #[must_use]
     pub fn of(cluster: &'a Cluster) -> Self {
-        let services: BTreeSet<IpAddr> = cluster
-            .services
-            .values()
-            .flat_map(|service| service.cluster_ips.iter().chain(&service.external_ips).copied())
-            .collect();
         let of_nodes = cluster.nodes.values().map(|node| (node.name.as_ref(), &node.addresses));
         let of_pods = cluster
             .pods
@@ -102,7 +97,7 @@ impl<'a> NodeView<'a> {
             .filter_map(|pod| Some((pod.node.as_deref()?, &pod.addresses)));
         let mut addresses: BTreeMap<&'a str, BTreeSet<IpAddr>> = BTreeMap::new();
         for (node, of_node) in of_nodes.chain(of_pods) {
-            addresses.entry(node).or_default().extend(of_node.iter().filter(|address| !services.contains(address)));
+            addresses.entry(node).or_default().extend(of_node);
         }
         Self { addresses }
     }

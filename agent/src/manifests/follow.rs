@@ -15,7 +15,7 @@ use tokio::sync::mpsc::Sender;
 use super::ManifestError;
 use super::folder::{self, Look, Writers};
 use super::problem::{Problem, ProblemCounts, Severity};
-use super::store::{Contents, Store};
+use super::store::{Contents, Store, Unread};
 use super::watch::Watches;
 use crate::model::Change;
 
@@ -46,6 +46,8 @@ pub struct Batch {
     pub problems: Vec<Problem>,
     /// All problems that stand now, the older ones too.
     pub standing: ProblemCounts,
+    /// What could never be read since the start.
+    pub unread: Unread,
     /// The first batch: what the folder holds at the start.
     pub initial: bool,
 }
@@ -160,6 +162,7 @@ struct Follower {
     watches: Watches,
     store: Store,
     standing: ProblemCounts,
+    unread: Unread,
     /// Files that were left alone because somebody has them open for writing.
     being_written: BTreeSet<PathBuf>,
 }
@@ -171,6 +174,7 @@ impl Follower {
             watches,
             store: Store::default(),
             standing: ProblemCounts::default(),
+            unread: Unread::default(),
             being_written: BTreeSet::new(),
         }
     }
@@ -192,16 +196,22 @@ impl Follower {
                 self.look_at_file(file);
             }
         }
-        let standing = self.standing;
+        let (standing, unread) = (self.standing, self.unread.clone());
         let batch = self.batch(false);
-        let nothing = batch.changes.is_empty() && batch.problems.is_empty() && batch.standing == standing;
+        let same = batch.standing == standing && batch.unread == unread;
+        let nothing = batch.changes.is_empty() && batch.problems.is_empty() && same;
         (!nothing).then_some(batch)
     }
 
     fn batch(&mut self, initial: bool) -> Batch {
         let outcome = self.store.commit();
         self.standing = ProblemCounts::of(self.store.problems());
-        Batch { changes: outcome.changes, problems: outcome.problems, standing: self.standing, initial }
+        self.unread = self.store.unread();
+        let unknown = self.being_written.iter().filter(|file| !self.store.knows(file));
+        let reason = |file: &PathBuf| format!("{}: it is still being written", file.display());
+        self.unread.places.extend(unknown.map(|file| (file.clone(), reason(file))));
+        let unread = self.unread.clone();
+        Batch { changes: outcome.changes, problems: outcome.problems, standing: self.standing, unread, initial }
     }
 
     fn note(&mut self, event: &EventOwned, dirty: &mut Dirty) {

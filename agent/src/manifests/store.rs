@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use super::object::describe;
 use super::problem::{Problem, Severity};
-use crate::model::{Change, NamespaceScope, Object, ObjectKey, Subject};
+use crate::model::{Change, NamespaceScope, Object, ObjectKey, PolicyId, Subject};
 use file::File;
 
 /// What a look at a file gave.
@@ -31,6 +31,15 @@ pub struct Outcome {
     pub changes: Vec<Change>,
     /// Problems that are new, or that stand again in a file that was read again; by file.
     pub problems: Vec<Problem>,
+}
+
+/// What nobody knows since this store was made: what is in it may have been in force before.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Unread {
+    /// Files and folders of which something could never be read, each with the reason: anything may be in them.
+    pub places: BTreeMap<PathBuf, String>,
+    /// Policies that are refused and of which no valid version was seen, each with the reason.
+    pub policies: BTreeMap<PolicyId, String>,
 }
 
 /// The files of a folder and the objects that they put into force.
@@ -181,6 +190,29 @@ impl Store {
             ),
         };
         others.iter().map(problem).collect()
+    }
+
+    /// What was never read.
+    pub fn unread(&self) -> Unread {
+        let files = self.files.iter().filter_map(|(path, file)| Some((path, file.hidden()?)));
+        let places = self.places.iter().filter(|(_, problem)| problem.severity == Severity::Error);
+        let policies = self.unenforced.iter().filter_map(|key| match key {
+            ObjectKey::Policy(id) => {
+                let places = self.sources.get(key).into_iter().flatten().map(|path| path.display().to_string());
+                let places = places.collect::<Vec<_>>().join(", ");
+                Some((id.clone(), format!("{}: no valid version of {} has been read", places, describe(key))))
+            }
+            _ => None,
+        });
+        Unread {
+            places: files.chain(places).map(|(path, problem)| (path.clone(), problem.to_string())).collect(),
+            policies: policies.collect(),
+        }
+    }
+
+    /// Whether it has taken in a file.
+    pub fn knows(&self, path: &Path) -> bool {
+        self.files.contains_key(path)
     }
 
     fn standing(&self) -> BTreeSet<Problem> {

@@ -14,7 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Error, Figures, series};
-use crate::status::{EndpointState, UpdateResult};
+use crate::status::{EndpointState, Repair, UpdateResult};
 
 /// The media type of what [`render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -36,6 +36,7 @@ impl Collector for Figures {
         let mut out = Families(encoder);
         out.policies(self)?;
         out.datapath(self)?;
+        out.hooks(self)?;
         out.agent(self)
     }
 }
@@ -87,6 +88,30 @@ impl Families<'_> {
             "Entries that each table of the packet programs has room for.",
             None,
             figures.tables.iter().map(|fill| (table(&fill.name), fill.capacity)),
+        )
+    }
+
+    fn hooks(&mut self, figures: &Figures) -> fmt::Result {
+        self.counters(
+            "portcullis_hook_repairs",
+            "What was put right after others had changed it: missing (a program was gone from its hook), displaced (it was \
+             not first any more), pin (a pin was gone).",
+            None,
+            Repair::ALL
+                .into_iter()
+                .map(|repair| ([("what", repair.name())], figures.repairs.get(&repair).copied().unwrap_or(0))),
+        )?;
+        self.family(
+            "portcullis_unenforced_devices",
+            "Devices that should have programs and have none.",
+            None,
+            &ConstGauge::new(figures.unenforced_devices),
+        )?;
+        self.family(
+            "portcullis_foreign_filters",
+            "Filters of others that may overwrite the stamp on packets; the status names them.",
+            None,
+            &ConstGauge::new(figures.foreign_filters),
         )
     }
 

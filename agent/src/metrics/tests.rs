@@ -7,7 +7,7 @@ use portcullis_common::tables::Event;
 use super::{EVENTS, Figures, RuleFigures, UpdateDurations, render};
 use crate::model::{Direction, PolicyId, PolicyKind, RuleOrigin, Verdict};
 use crate::state::{RuleCause, RuleIdentity};
-use crate::status::{EndpointState, TableFill, UpdateResult};
+use crate::status::{EndpointState, Repair, TableFill, UpdateResult};
 
 fn rule(name: &str, direction: Direction, verdict: Verdict, cause: RuleCause) -> RuleIdentity {
     let policy =
@@ -44,6 +44,9 @@ fn small() -> Figures {
         tables: vec![TableFill { name: "peers".to_owned(), used: 12, capacity: 65_536 }],
         updates: [(UpdateResult::Applied, 8), (UpdateResult::TableFull, 1)].into(),
         update_durations,
+        repairs: [(Repair::Displaced, 6)].into(),
+        unenforced_devices: 1,
+        foreign_filters: 2,
         manifest_errors: 2,
         manifest_warnings: 1,
         synced: true,
@@ -161,11 +164,14 @@ fn every_event_of_the_programs_has_a_name() {
         Event::Rejudged => "rejudged",
         Event::RowMissing => "row_missing",
         Event::Unstamped => "unstamped",
+        Event::TakenUp => "taken_up",
+        Event::NotTakenUp => "not_taken_up",
+        Event::EstablishedEvicted => "established_evicted",
     };
     for (event, shown) in EVENTS {
         assert_eq!(name(event), shown);
     }
     let numbers: BTreeSet<u32> = EVENTS.iter().map(|(event, _)| *event as u32).collect();
     let first = Event::FlowEvicted as u32;
-    assert_eq!(numbers, (first..=Event::Unstamped as u32).collect(), "each number once, without a gap");
+    assert_eq!(numbers, (first..=Event::EstablishedEvicted as u32).collect(), "each number once, without a gap");
 }

@@ -5,10 +5,13 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::{AddressAttribute, AddressMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoBareUdp, InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkLayerType,
+    LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteFlags, RouteMessage, RouteType};
 
-use crate::endpoints::{Link, LinkKind};
+use crate::endpoints::{Link, LinkKind, LinkLayer};
 
 /// `RT_TABLE_LOCAL` of linux/rtnetlink.h.
 const RT_TABLE_LOCAL: u32 = 255;
@@ -45,12 +48,14 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         incarnation: 0,
         name: String::new(),
         kind: LinkKind::Physical,
+        layer: layer(message.header.link_layer_type),
         mac: None,
         up: message.header.flags.contains(LinkFlags::Up),
         master: None,
         peer_ifindex: None,
         netnsid: None,
         peer_addresses: None,
+        tunnel_port: None,
     };
     for attribute in &message.attributes {
         match attribute {
@@ -61,8 +66,10 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
             LinkAttribute::LinkNetNsId(netnsid) => link.netnsid = Some(*netnsid),
             LinkAttribute::LinkInfo(info) => {
                 for info in info {
-                    if let LinkInfo::Kind(info_kind) = info {
-                        link.kind = kind(info_kind);
+                    match info {
+                        LinkInfo::Kind(info_kind) => link.kind = kind(info_kind),
+                        LinkInfo::Data(data) => link.tunnel_port = tunnel_port(data),
+                        _ => {}
                     }
                 }
             }
@@ -77,6 +84,43 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         link.peer_ifindex = None;
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+/// The UDP port of a tunnel device that has one.
+fn tunnel_port(data: &InfoData) -> Option<u16> {
+    let port = match data {
+        InfoData::Vxlan(data) => data.iter().find_map(|one| match one {
+            InfoVxlan::Port(port) => Some(*port),
+            _ => None,
+        }),
+        InfoData::Geneve(data) => data.iter().find_map(|one| match one {
+            InfoGeneve::Port(port) => Some(*port),
+            _ => None,
+        }),
+        InfoData::BareUdp(data) => data.iter().find_map(|one| match one {
+            InfoBareUdp::Port(port) => Some(*port),
+            _ => None,
+        }),
+        _ => None,
+    };
+    port.filter(|port| *port != 0)
+}
+
+/// PPP's header and those of tunnels are put before the packet behind tc. A loopback device writes Ethernet headers.
+fn layer(layer: LinkLayerType) -> LinkLayer {
+    use LinkLayerType as Type;
+    match layer {
+        Type::Ether | Type::Loopback => LinkLayer::Ethernet,
+        Type::None
+        | Type::Rawip
+        | Type::Ppp
+        | Type::Tunnel
+        | Type::Tunnel6
+        | Type::Sit
+        | Type::Ipgre
+        | Type::Ip6gre => LinkLayer::Ip,
+        _ => LinkLayer::Unknown,
+    }
 }
 
 fn kind(kind: &InfoKind) -> LinkKind {

@@ -4,7 +4,9 @@ use std::collections::BTreeSet;
 use std::net::{IpAddr, Ipv4Addr};
 
 use rtnetlink::packet_core::{NLM_F_REPLACE, NetlinkMessage};
-use rtnetlink::packet_route::link::{InfoKind, LinkAttribute, LinkFlags, LinkInfo, LinkMessage};
+use rtnetlink::packet_route::link::{
+    InfoData, InfoGeneve, InfoKind, InfoVxlan, LinkAttribute, LinkFlags, LinkInfo, LinkMessage,
+};
 use rtnetlink::packet_route::route::{RouteAddress, RouteAttribute, RouteMessage, RouteType};
 use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -198,4 +200,18 @@ fn a_device_that_a_dump_cannot_describe_is_not_gone() {
     assert_eq!(state.snapshot(), before, "it is there, only not readable");
     state.links_dumped(vec![link(6, "veth6", 2)], &BTreeSet::new(), &mut stale);
     assert!(!state.snapshot().links.contains_key(&5), "now it is gone");
+}
+
+#[test]
+fn tunnel_devices_tell_their_ports() {
+    let with = |kind: InfoKind, data: InfoData| {
+        let mut message = link_message(5, "tunnel", 1);
+        message.attributes[2] = LinkAttribute::LinkInfo(vec![LinkInfo::Kind(kind), LinkInfo::Data(data)]);
+        parse::link(&message).unwrap().tunnel_port
+    };
+    let vxlan = |port: u16| with(InfoKind::Vxlan, InfoData::Vxlan(vec![InfoVxlan::Id(7), InfoVxlan::Port(port)]));
+    assert_eq!(vxlan(8472), Some(8472), "VXLAN");
+    assert_eq!(vxlan(0), None, "VXLAN that has not got one yet");
+    assert_eq!(with(InfoKind::Geneve, InfoData::Geneve(vec![InfoGeneve::Port(6081)])), Some(6081), "GENEVE");
+    assert_eq!(link(5, "veth5", 1).tunnel_port, None, "no tunnel");
 }

@@ -13,16 +13,10 @@ use crate::endpoints::PodId;
 use crate::model::PodKey;
 use crate::state::{LocalId, RuleIdentity, RuleNumber};
 
-/// Default idle lifetimes in seconds, those of Linux' conntrack (net/netfilter/nf_conntrack_proto_*.c), in the order of
-/// [`portcullis_common::flow::Lifetime`].
-const LIFETIMES: [u64; 16] = [60, 432_000, 120, 10, 30, 120, 30, 210, 30, 600, 0, 0, 0, 0, 0, 0];
-
 impl Reconciler {
     /// Reads the tables as they are.
     pub(super) fn adopt(&mut self) {
-        let jiffies = u64::from(self.dataplane.jiffies);
-        let limit = u64::from(u32::MAX / 4);
-        self.image.set_lifetimes(&LIFETIMES.map(|seconds| (seconds * jiffies).min(limit) as u32));
+        self.image.set_lifetimes(&self.lifetimes());
         let mut adopted = BTreeMap::new();
         let mut generations = BTreeMap::new();
         if self.dataplane.found == Found::Adopted && self.image.seed() != 0 {
@@ -102,6 +96,9 @@ impl Reconciler {
                 _ => profile = profile.max(Some(first)),
             }
         }
+        let old = self.slots.used.values().map(|slot| slot.content);
+        let sets = old.flat_map(|row| [row.ingress, row.egress]).filter(|set| *set != 0).collect();
+        self.kept.start(&self.image, &sets, stored.clone());
         let start = Numbers::default();
         let numbers = Numbers {
             set: above(set, start.set),

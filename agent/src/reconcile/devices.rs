@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 
-use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind};
+use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, interface_kind, node_flag};
 
 use super::Reconciler;
+use super::guard::Guard;
 use super::slots::Slot;
-use crate::dataplane::Hooks;
-use crate::endpoints::{Link, LinkKind, Role};
+use crate::dataplane::{Found, Hooks};
+use crate::endpoints::{Link, LinkLayer, Role};
 use crate::state::LocalId;
 
 /// What is attached where.
@@ -21,6 +22,10 @@ pub(super) struct Devices {
     warned_of_no_exit: bool,
     /// Devices that could not be attached to, with the reason.
     pub(super) failures: BTreeMap<u32, String>,
+    /// Devices that nothing of ours is on any more, by index with their incarnation.
+    left: BTreeMap<u32, u64>,
+    /// What is known of the hooks beside that.
+    pub(super) guard: Guard,
 }
 
 impl Reconciler {
@@ -52,6 +57,8 @@ impl Reconciler {
             self.drop_slot(ifindex);
         }
         self.devices.failures.retain(|ifindex, _| links.contains_key(ifindex));
+        self.devices.left.retain(|ifindex, incarnation| is_same(ifindex, *incarnation));
+        self.devices.guard.retain(|ifindex| links.contains_key(ifindex));
     }
 
     fn drop_slot(&mut self, ifindex: u32) {
@@ -65,10 +72,23 @@ impl Reconciler {
     /// Gives new pods' veths a slot and every device its hooks. `closed`: the endpoint stands before its policy does.
     pub(super) fn take_new_devices(&mut self, closed: bool) {
         let roles = self.matcher.roles().clone();
-        // Exits before endpoints: what an endpoint's programs defer must be judged where it leaves.
-        let exits = |role: &Role| matches!(role, Role::Exit | Role::None);
-        let (first, then): (Vec<_>, Vec<_>) = roles.iter().partition(|(_, role)| exits(role));
-        for (ifindex, role) in first.into_iter().chain(then) {
+        // Exits before endpoints: what an endpoint's programs defer must be judged where it leaves. And before devices that
+        // are exits no more: those may be below one that has just become one.
+        let order = |role: &Role| match role {
+            Role::Exit => 0,
+            Role::None => 1,
+            _ => 2,
+        };
+        let mut sorted: Vec<_> = roles.iter().collect();
+        sorted.sort_by_key(|(_, role)| order(role));
+        if !closed {
+            // Flows that were open before any program saw them are known before one sees their next packet.
+            let endpoints = sorted.iter().filter(|(_, role)| order(role) == 2).copied().collect::<Vec<_>>();
+            self.seat_endpoints(&endpoints);
+            self.seed_flows();
+            self.set_node_flag(node_flag::STARTING, self.dataplane.found == Found::Fresh);
+        }
+        for (ifindex, role) in sorted {
             let Some(link) = self.snapshot.links.get(ifindex).cloned() else { continue };
             let outcome = match role {
                 Role::Endpoint(pod) => {
@@ -96,8 +116,23 @@ impl Reconciler {
         }
     }
 
+    /// Gives the pods' veths among these their slots. What goes wrong is told when their hooks are taken.
+    fn seat_endpoints(&mut self, roles: &[(&u32, &Role)]) {
+        for (ifindex, role) in roles {
+            if let (Role::Endpoint(pod), Some(link)) = (role, self.snapshot.links.get(ifindex).cloned()) {
+                let id = LocalId { pod: pod.key.clone(), uid: pod.uid.clone() };
+                drop(self.seat_endpoint(&link, Some(id), false));
+            }
+        }
+    }
+
     /// An endpoint's veth. A closed or pending one that turns out to be a pod's keeps its slot.
     fn take_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<(), String> {
+        if self.seat_endpoint(link, id, closed)? { self.attach(link, Hooks::Endpoint) } else { Ok(()) }
+    }
+
+    /// Gives an endpoint its slot; whether it may have its hooks now.
+    fn seat_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<bool, String> {
         if let Some(slot) = self.slots.used.get_mut(&link.ifindex) {
             if slot.id.is_none() && id.is_some() {
                 slot.id.clone_from(&id);
@@ -107,7 +142,7 @@ impl Reconciler {
         } else {
             // On the first pass a pod that has a policy waits for it, rather than being closed meanwhile.
             if !closed && id.is_some() && !self.has_policy(id.as_ref()) {
-                return Ok(());
+                return Ok(false);
             }
             let (Some(row), Some((number, generation))) = (self.slots.take_row(), self.slots.take()) else {
                 // Programs on a device that is no endpoint of theirs drop everything: closed, not open.
@@ -134,7 +169,7 @@ impl Reconciler {
                 self.open_endpoint(link.ifindex);
             }
         }
-        self.attach(link, Hooks::Endpoint)
+        Ok(true)
     }
 
     fn name_slot(&mut self, number: u32, id: Option<&LocalId>) {
@@ -156,7 +191,10 @@ impl Reconciler {
         if self.devices.attached.get(&link.ifindex) == Some(&(link.incarnation, hooks)) {
             return Ok(());
         }
-        self.dataplane.attach(link.ifindex, &link.name, hooks).map_err(|error| error.to_string())?;
+        // Its old programs are not to be taken for the new ones.
+        self.devices.attached.remove(&link.ifindex);
+        self.devices.left.remove(&link.ifindex);
+        self.take_hooks(link, hooks)?;
         self.devices.attached.insert(link.ifindex, (link.incarnation, hooks));
         tracing::debug!(device = link.name, ?hooks, "attached");
         Ok(())
@@ -167,8 +205,14 @@ impl Reconciler {
             // Once an endpoint, until its link goes.
             return Ok(());
         }
-        if self.devices.attached.remove(&link.ifindex).is_some() {
-            self.dataplane.detach(link.ifindex, Some(&link.name));
+        if link.master.is_some_and(|master| self.devices.failures.contains_key(&master)) {
+            // The device above it, whose hooks take the place of these, has none yet.
+            return Ok(());
+        }
+        // Programs may be there of an agent before.
+        if self.devices.left.insert(link.ifindex, link.incarnation) != Some(link.incarnation) {
+            self.devices.attached.remove(&link.ifindex);
+            self.leave_hooks(link);
         }
         Ok(())
     }
@@ -190,7 +234,7 @@ impl Reconciler {
             }
         }
         self.devices.bridges = bridges;
-        self.set_node_flag(portcullis_common::layout::node_flag::ARMED, complete && !self.devices.bridges.is_empty());
+        self.set_node_flag(node_flag::ARMED, complete && !self.devices.bridges.is_empty());
     }
 
     pub(super) fn set_node_flag(&self, flag: u64, on: bool) {
@@ -202,12 +246,8 @@ impl Reconciler {
     }
 }
 
+/// What a device of unknown type carries cannot be read: there the programs find no IP header, so that what a pod's policy
+/// has left to the exit is dropped, and all else passes.
 fn exit_hooks(link: &Link) -> Hooks {
-    let ethernet = link.mac.is_some() && !matches!(&link.kind, LinkKind::Other(kind) if !is_ethernet(kind));
-    Hooks::Exit { ethernet }
-}
-
-/// Kinds of devices whose packets have no Ethernet header though some report a hardware address of another length.
-fn is_ethernet(kind: &str) -> bool {
-    !matches!(kind, "ipip" | "sit" | "gre" | "ip6tnl" | "ip6gre" | "wireguard" | "vti" | "vti6" | "xfrm" | "ppp")
+    Hooks::Exit { ethernet: link.layer == LinkLayer::Ethernet }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use portcullis_common::layout::Counter;
+use portcullis_common::layout::{Counter, endpoint_flag};
 
 use super::Reconciler;
 use super::slots::Slot;
@@ -10,7 +10,7 @@ use crate::dataplane::Hooks;
 use crate::endpoints::Role;
 use crate::metrics::RuleFigures;
 use crate::model::Direction;
-use crate::status::{DirectionStatus, EndpointState, EndpointStatus, ExitStatus, TableFill};
+use crate::status::{DirectionStatus, EndpointState, EndpointStatus, ExitStatus, Repair, TableFill};
 
 /// How the passes went.
 #[derive(Clone, Debug, Default)]
@@ -67,9 +67,11 @@ impl Reconciler {
     #[must_use]
     pub fn tables(&self) -> Vec<TableFill> {
         let sizes = self.image.sizes();
-        let of_memory = self.image.fill().map(|(name, used, capacity)| (name, used, capacity));
+        // Another agent's tables must fit beside these: see `state::room`.
+        let of_memory =
+            [("rows", self.known.narrow.len(), sizes.rows()), ("addresses", self.known.wide.len(), sizes.addresses())];
         let others = [
-            ("ranges", self.known.ranges.len(), sizes.ranges as usize),
+            ("ranges", self.known.ranges.len(), sizes.own_ranges()),
             ("rules", self.rules.known.len(), sizes.rules as usize),
             ("endpoints", self.slots.used.len(), sizes.endpoints as usize),
         ];
@@ -88,7 +90,10 @@ impl Reconciler {
         let link = self.snapshot.links.get(&ifindex);
         let gone = self.matcher.endpoints().get(&ifindex).is_some_and(|matched| matched.pod_gone);
         let state = match (&slot.id, self.matcher.roles().get(&ifindex)) {
+            _ if !self.devices.attached.contains_key(&ifindex) => EndpointState::Unenforced,
             (Some(_), _) if gone => EndpointState::PodGone,
+            (Some(_), _) if self.kept.reasons.contains_key(&ifindex) => EndpointState::Kept,
+            (Some(_), _) if slot.content.flags & endpoint_flag::CLOSED != 0 => EndpointState::Pending,
             (Some(_), _) => EndpointState::Enforced,
             (None, Some(Role::Closed { .. })) => EndpointState::Closed,
             (None, _) => EndpointState::Pending,
@@ -96,7 +101,7 @@ impl Reconciler {
         let policy = slot.id.as_ref().and_then(|id| self.compiler.desired().endpoints.get(id));
         let direction = |set: u32, direction: Direction| DirectionStatus {
             policy_set: (set != 0).then_some(set),
-            policies: self.policies_of(slot, direction),
+            policies: if state == EndpointState::Kept { Vec::new() } else { self.policies_of(slot, direction) },
         };
         EndpointStatus {
             pod: slot.id.as_ref().map(|id| id.pod.to_string()),
@@ -133,10 +138,35 @@ impl Reconciler {
     #[must_use]
     pub fn problems(&self) -> Vec<String> {
         let mut problems: Vec<String> = self.health.last_error.iter().cloned().collect();
+        let because = self.kept.reasons.iter();
+        let because = because.map(|(ifindex, reason)| {
+            format!("pod {}: its policy is kept from before: {reason}", self.pod_behind(*ifindex))
+        });
+        problems.extend(because);
         problems.extend(self.health.reports.iter().cloned());
         problems.extend(self.compiler.problems().iter().map(ToString::to_string));
         problems.extend(self.devices.failures.values().cloned());
+        problems.extend(self.devices.guard.foreign.values().flatten().cloned());
+        problems.extend(self.devices.guard.pins.iter().cloned());
         problems
+    }
+
+    /// How often hooks and pins had to be put right.
+    #[must_use]
+    pub fn repairs(&self) -> BTreeMap<Repair, u64> {
+        Repair::ALL.map(|repair| (repair, self.devices.guard.repairs.get(&repair).copied().unwrap_or(0))).into()
+    }
+
+    /// Devices that should have programs and have none.
+    #[must_use]
+    pub fn unenforced_devices(&self) -> u64 {
+        self.devices.failures.keys().filter(|ifindex| !self.devices.attached.contains_key(ifindex)).count() as u64
+    }
+
+    /// Others' filters that may overwrite the stamp.
+    #[must_use]
+    pub fn foreign_filters(&self) -> u64 {
+        self.devices.guard.foreign.values().map(Vec::len).sum::<usize>() as u64
     }
 
     /// Veths that are pods', or surely some pod's.

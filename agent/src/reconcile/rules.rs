@@ -6,7 +6,7 @@ use sha1::{Digest, Sha1};
 
 use super::{ReconcileError, Reconciler};
 use crate::index::Cluster;
-use crate::model::{Direction, RuleOrigin, Verdict};
+use crate::model::{Direction, PolicyId, RuleOrigin, Verdict};
 use crate::state::{RuleCause, RuleIdentity, RuleNumber};
 
 /// The rules that the tables name.
@@ -22,6 +22,25 @@ pub(super) fn hash(identity: &RuleIdentity) -> [u8; 16] {
     let mut hash = [0; 16];
     hash.iter_mut().zip(digest).for_each(|(place, byte)| *place = byte);
     hash
+}
+
+/// Rules of one policy that are looked for by name where the policy itself cannot be read.
+const RULES: u32 = 4096;
+
+/// Every name that a policy of unknown content can give rise to.
+pub(super) fn names_of(policy: &PolicyId) -> impl Iterator<Item = RuleIdentity> + '_ {
+    let implied = [RuleOrigin::Itself, RuleOrigin::OwnNode].map(RuleCause::Rule);
+    let causes = [RuleCause::Isolation].into_iter().chain(implied);
+    let causes = causes.chain((0..RULES).map(|index| RuleCause::Rule(RuleOrigin::Spec(index))));
+    causes.flat_map(move |cause| {
+        let of = move |direction, verdict| RuleIdentity { direction, verdict, policy: policy.clone(), cause };
+        [
+            of(Direction::Ingress, Verdict::Deny),
+            of(Direction::Ingress, Verdict::Allow),
+            of(Direction::Egress, Verdict::Deny),
+            of(Direction::Egress, Verdict::Allow),
+        ]
+    })
 }
 
 /// Every name that a cluster's policies can give rise to.
@@ -71,8 +90,9 @@ impl Reconciler {
     /// Rules that are no more lose their name and count.
     pub(super) fn forget_rules(&mut self) -> Result<(), ReconcileError> {
         let wanted = &self.compiler.desired().rules;
-        let gone: Vec<RuleNumber> =
-            self.rules.known.keys().filter(|number| !wanted.contains_key(number)).copied().collect();
+        // Tables that the agent before has left may still count under rules that this one does not know.
+        let ended = |number: &&RuleNumber| !wanted.contains_key(number) && !self.kept.mentions(number.0);
+        let gone: Vec<RuleNumber> = self.rules.known.keys().filter(ended).copied().collect();
         for number in gone {
             self.dataplane.set_rule_name(number.0, [0; 16])?;
             self.dataplane.counters.reset(number.0)?;

@@ -1,7 +1,9 @@
 //! Slots: the numbers under which programs know endpoints.
 
 use std::collections::{BTreeMap, VecDeque};
+use std::net::IpAddr;
 
+use portcullis_common::Address;
 use portcullis_common::layout::EndpointRow;
 use portcullis_common::stamp::SLOTS;
 
@@ -26,6 +28,14 @@ pub(super) struct Slot {
     pub(super) content: EndpointRow,
     /// Its revision.
     pub(super) revision: u32,
+}
+
+impl Slot {
+    /// The addresses that its packets are checked against.
+    pub(super) fn addresses(&self) -> impl Iterator<Item = IpAddr> {
+        let row = &self.content;
+        [row.v4, row.v6].into_iter().filter(|address| *address != Address::UNSPECIFIED).map(IpAddr::from)
+    }
 }
 
 /// Which slots and rows are in use.

@@ -1,20 +1,24 @@
 //! Tables and endpoints: from desired to the kernel.
 
 use std::collections::BTreeSet;
-use std::net::IpAddr;
 
-use portcullis_common::Address;
 use portcullis_common::layout::{BANKS, EndpointRow, endpoint_flag, endpoint_word, node_flag};
 
 use super::delta::Delta;
-use super::{ReconcileError, Reconciler};
+use super::{ReconcileError, Reconciler, Settings};
 use crate::state::plan::{self, Kernel, Step};
+use crate::state::simulate::endpoint_row;
 use crate::state::{EndpointPolicy, RuleNumber};
 
 impl Reconciler {
     /// Writes what the compiler wants, make before break, and puts new devices under it.
     pub(super) fn write_tables(&mut self, first: bool) -> Result<(), ReconcileError> {
         let desired = self.compiler.desired();
+        if let Err(full) = self.image.sizes().check(desired) {
+            // Nothing has been written: what this compile touched is unknown to the next.
+            self.behind = true;
+            return Err(full.into());
+        }
         let delta = Delta::of(&self.known, desired, self.compiler.touched(), self.bank, self.behind);
         if std::mem::replace(&mut self.behind, true) {
             // What a pass that failed has given up is free again after a grace period.
@@ -25,25 +29,30 @@ impl Reconciler {
         self.name_rules()?;
         self.make(&delta)?;
         self.turn(&delta)?;
-        let confirm = self.compiler.desired().endpoints.values().any(|endpoint| endpoint.egress.is_some());
+        let confirm = self.compiler.desired().endpoints.values().any(|endpoint| endpoint.egress.is_some())
+            || self.slots.used.values().any(|slot| slot.content.egress != 0);
         if confirm {
             self.set_node_flag(node_flag::CONFIRM, true);
         }
         if first {
             self.take_new_devices(false);
+        } else if self.egress_begins() {
+            self.seed_flows();
         }
         let changed = self.flip();
+        self.unconfirmed.extend(&changed);
         if !confirm {
             self.set_node_flag(node_flag::CONFIRM, false);
         }
         let swept = plan::sweep(&delta.known, &delta.wanted);
         let (endpoints, rows) = (changed.len(), delta.wanted.narrow.len());
         tracing::debug!(endpoints, rows, swept = swept.len(), first, "tables written");
-        if !changed.is_empty() || !swept.is_empty() || self.slots.wait_for_grace() || first {
+        if !self.unconfirmed.is_empty() || !swept.is_empty() || self.slots.wait_for_grace() || first {
             self.dataplane.ranges.wait()?;
             self.image.grace_passed();
             self.slots.grace_passed();
-            self.raise_revisions(&changed);
+            self.set_node_flag(node_flag::STARTING, false);
+            self.raise_revisions();
             self.clear_leftovers()?;
             for step in swept {
                 self.take(&step)?;
@@ -123,8 +132,11 @@ impl Reconciler {
     pub(super) fn open_endpoint(&mut self, ifindex: u32) -> bool {
         let Some(slot) = self.slots.used.get(&ifindex) else { return false };
         let policy = slot.id.as_ref().and_then(|id| self.compiler.desired().endpoints.get(id));
-        if policy.is_none() && slot.id.is_some() && slot.content.bank != self.bank {
-            // An agent before knew this pod, whose object is gone: its last policy stays, in the bank where it is.
+        if slot.content.bank != self.bank
+            && (policy.is_none() && slot.id.is_some() || self.kept.reasons.contains_key(&ifindex))
+        {
+            // An agent before knew this pod, whose object is gone, or whose policy cannot be read: its last policy stays, in
+            // the bank where it is.
             return false;
         }
         let wanted = self.row_of(&slot.content, policy);
@@ -148,28 +160,14 @@ impl Reconciler {
     }
 
     fn row_of(&self, before: &EndpointRow, policy: Option<&EndpointPolicy>) -> EndpointRow {
-        let identity = EndpointRow {
-            incarnation: before.incarnation,
-            generation: before.generation,
-            bank: self.bank,
-            ..EndpointRow::default()
-        };
-        let Some(policy) = policy else {
-            return EndpointRow { flags: endpoint_flag::CLOSED | endpoint_flag::ANY_ADDRESS, ..identity };
-        };
-        let of_family = |v4: bool| {
-            let address = policy.addresses.iter().find(|address| address.is_ipv4() == v4);
-            address.map_or(Address::UNSPECIFIED, |address: &IpAddr| Address::from(*address))
-        };
-        let any = self.settings.any_source || policy.addresses.is_empty();
-        EndpointRow {
-            v4: of_family(true),
-            v6: of_family(false),
-            ingress: policy.ingress.map_or(0, |set| set.0),
-            egress: policy.egress.map_or(0, |set| set.0),
-            flags: if any { endpoint_flag::ANY_ADDRESS } else { 0 },
-            ..identity
+        let Settings { any_source, open_pending, allow_tunnels, .. } = self.settings;
+        // Without addresses none could be checked.
+        let policy = policy.filter(|policy| any_source || open_pending || !policy.addresses.is_empty());
+        let mut row = endpoint_row(policy, before, self.bank, any_source);
+        if allow_tunnels && policy.is_some() {
+            row.flags |= endpoint_flag::TUNNELS;
         }
+        row
     }
 
     fn raise_revision(&mut self, ifindex: u32) {
@@ -181,9 +179,9 @@ impl Reconciler {
     }
 
     /// Once more, for packets that were being judged by what was and have stored that under the new revision.
-    fn raise_revisions(&mut self, devices: &BTreeSet<u32>) {
-        for ifindex in devices {
-            self.raise_revision(*ifindex);
+    fn raise_revisions(&mut self) {
+        for ifindex in std::mem::take(&mut self.unconfirmed) {
+            self.raise_revision(ifindex);
         }
     }
 
@@ -210,6 +208,7 @@ impl Reconciler {
             }
         }
         self.leftovers = false;
+        self.kept.end();
         Ok(())
     }
 }

@@ -103,9 +103,10 @@ pub struct ServiceKeyPort {
 /// How many of a Service port's backends an egress policy set lets its endpoints reach.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub enum ServiceReach {
-    /// Every one: no confirmation is needed.
-    All,
-    /// A part, or what is behind it is not known: each packet is judged where it leaves.
+    /// Every one, by this one rule: no confirmation is needed.
+    All(RuleNumber),
+    /// A part, or every one but by several rules, or what is behind it is not known: each packet is judged where it leaves,
+    /// and each reply counted by what that judgement has recorded.
     Part,
     /// None: dropped at once, with what denies the first backend (or a Service without any).
     None(RuleNumber),

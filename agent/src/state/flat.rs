@@ -137,7 +137,7 @@ fn verdict_word(verdict: TableVerdict) -> u64 {
 
 fn reach_word(reached: ServiceReach) -> u64 {
     match reached {
-        ServiceReach::All => reach::ALL,
+        ServiceReach::All(rule) => reach::all(rule.0),
         ServiceReach::Part => reach::PART,
         ServiceReach::None(rule) => reach::none(rule.0),
     }

@@ -72,9 +72,9 @@ pub struct Sizes {
 impl Default for Sizes {
     fn default() -> Self {
         Self {
-            narrow_buckets: 1 << 15,
-            wide_buckets: 1 << 15,
-            ranges: 1 << 15,
+            narrow_buckets: 1 << 16,
+            wide_buckets: 1 << 16,
+            ranges: 1 << 16,
             rules: 1 << 14,
             endpoints: 256,
             share_bits: 9,
@@ -218,7 +218,14 @@ impl Image {
         }
     }
 
-    /// Sets the UDP ports of the node's tunnel devices; 0 stands for none.
+    /// The UDP ports of the node's tunnel devices; 0 stands for none.
+    #[must_use]
+    pub fn tunnels(&self) -> [u16; 4] {
+        let word = self.regions.node.words()[10].load(Ordering::Acquire);
+        [word as u16, (word >> 16) as u16, (word >> 32) as u16, (word >> 48) as u16]
+    }
+
+    /// Sets them.
     pub fn set_tunnels(&self, ports: [u16; 4]) {
         let word = ports.iter().rev().fold(0, |word, port| word << 16 | u64::from(*port));
         self.regions.node.words()[10].store(word, Ordering::Release);

@@ -6,7 +6,7 @@ use std::collections::BTreeMap;
 
 use ipnet::IpNet;
 use portcullis_common::flow::FlowBucket;
-use portcullis_common::layout::{Counter, EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, WideBucket};
+use portcullis_common::layout::{Counter, EndpointRow, InterfaceBucket, NarrowBucket, NodeConfig, Size, WideBucket};
 use portcullis_common::packet::{Drop, REASONS};
 use portcullis_common::stamp::SLOTS;
 use portcullis_common::tables::{Event, Tables, Work};
@@ -149,22 +149,22 @@ impl Tables for &MemoryTables {
     fn now(self) -> u32 {
         self.now
     }
-    fn count(self, rule: u32, bytes: u32) {
+    fn count(self, rule: u32, size: Size) {
         // SAFETY: as in `work`.
         let counters = unsafe { &mut (*self.kernel.get()).counters };
-        bump(counters, rule, bytes);
+        bump(counters, rule, size);
     }
     fn note(self, event: Event) {
         // SAFETY: as in `work`.
         let drops = unsafe { &mut (*self.kernel.get()).drops };
-        bump(drops, event as u32, 0);
+        bump(drops, event as u32, Size::one(0));
     }
 }
 
-fn bump(counters: &mut [Counter], index: u32, bytes: u32) {
+fn bump(counters: &mut [Counter], index: u32, size: Size) {
     if let Some(counter) = counters.get_mut(index as usize) {
-        counter.packets += 1;
-        counter.bytes += u64::from(bytes);
+        counter.packets += size.packets();
+        counter.bytes += size.bytes();
     }
 }
 

@@ -49,7 +49,7 @@ impl World {
     }
 
     pub(crate) fn is_own_node(&self, address: IpAddr) -> bool {
-        self.node.addresses.contains(&address) && !self.is_service_address(address)
+        self.node.addresses.contains(&address)
     }
 
     pub(crate) fn is_translatable(&self, address: IpAddr) -> bool {

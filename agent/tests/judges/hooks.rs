@@ -6,7 +6,7 @@ use portcullis::state::memory::MemoryTables;
 use portcullis::state::plan::Step;
 use portcullis::state::simulate::Planner;
 use portcullis_common::decide::{self, Packet};
-use portcullis_common::layout::{interface_kind, node_flag, rule};
+use portcullis_common::layout::{Size, interface_kind, node_flag, rule};
 use portcullis_common::packet::Drop;
 use portcullis_common::stamp::Stamp;
 
@@ -70,7 +70,7 @@ impl Judge for Memory {
         let mut packet = Packet {
             ifindex: arrival.device,
             ingress_ifindex: arrival.last_device,
-            length,
+            size: Size::one(length),
             link: 14,
             vlan: false,
             stamp: arrival.stamp,

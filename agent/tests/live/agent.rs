@@ -74,6 +74,19 @@ impl Agent {
         }
     }
 
+    /// Waits until it answers at all, ready or not.
+    pub(crate) fn await_serving(&self) {
+        let deadline = Instant::now() + PATIENCE;
+        let listen: SocketAddr = LISTEN.parse().unwrap();
+        while let Err(error) = self.node.http_get(listen, "/healthz") {
+            let ended = self.process().try_wait().unwrap();
+            if ended.is_some() || Instant::now() >= deadline {
+                panic!("{} does not answer (ended: {ended:?}): {error:#}", self.node.name());
+            }
+            std::thread::sleep(Duration::from_millis(20));
+        }
+    }
+
     /// Starts it, and waits for nothing.
     pub(crate) fn spawn(&mut self) {
         let mut command = self.node.command(env!("CARGO_BIN_EXE_portcullis"));
@@ -93,6 +106,19 @@ impl Agent {
 
     pub(crate) fn pin_dir(&self) -> &Path {
         &self.pin_dir
+    }
+
+    /// Keeps its pins elsewhere.
+    pub(crate) fn pin_at(&mut self, pin_dir: PathBuf) {
+        self.pin_dir = pin_dir;
+    }
+
+    /// Asks `/metrics` until one of these counters is above what it was.
+    pub(crate) fn await_above(&self, what: &str, name: &str, labels: &[(&str, &str)], before: f64) {
+        self.await_metrics(what, |samples| {
+            let matching = samples.iter().filter(|sample| sample.name == name && sample.has(labels));
+            matching.map(|sample| sample.value).sum::<f64>() > before
+        });
     }
 
     /// SIGTERM, and its end.
@@ -128,6 +154,12 @@ impl Agent {
     pub(crate) fn metric(&self, name: &str, labels: &[(&str, &str)]) -> f64 {
         let samples = self.metrics();
         samples.iter().filter(|sample| sample.name == name && sample.has(labels)).map(|sample| sample.value).sum()
+    }
+
+    /// What its programs have dropped so far, by reason.
+    pub(crate) fn drops(&self) -> Vec<(String, f64)> {
+        let drops = self.metrics().into_iter().filter(|sample| sample.name == "portcullis_drops_total" && sample.value > 0.0);
+        drops.map(|sample| (sample.labels["reason"].clone(), sample.value)).collect()
     }
 
     /// Asks `/metrics` until something holds.

@@ -9,15 +9,22 @@
     reason = "helpers of tests; clippy.toml allows them only inside the tests themselves"
 )]
 
+mod addresses;
 mod agent;
 mod attacks;
 mod cluster;
 mod connections;
 mod counters;
 mod detours;
+mod foreign;
+mod flows;
 mod frames;
+mod hooks;
+mod hooks_devices;
 mod input;
 mod manifests;
+mod restart;
+mod rewritten;
 mod scenario;
 mod suite;
 mod table;

@@ -6,7 +6,7 @@ use super::Place;
 use super::mentions::Mention;
 
 /// Rooms that compute: values in, values out.
-const PURE: [&str; 6] = ["model", "convert", "index", "evaluate", "compile", "state"];
+const PURE: [&str; 7] = ["model", "convert", "index", "evaluate", "flows", "compile", "state"];
 
 /// Rooms that reach the world or join others; a pure room knows none of them.
 const OUTER: [&str; 9] = ["k8s", "manifests", "netlink", "dataplane", "server", "metrics", "cli", "reconcile", "app"];

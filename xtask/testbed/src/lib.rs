@@ -28,7 +28,7 @@ pub use options::{Families, Shape, TestbedOptions, VethNames};
 pub use pod::{Pod, PodOptions, ROUTED_GATEWAY_V4, ROUTED_GATEWAY_V6, ROUTED_HOST_MAC, azure_veth_name};
 pub use probe::{DEFAULT_TIMEOUT, Outcome, Probe, Protocol, probe, probe_all};
 pub use process::Process;
-pub use service::{ExternalTrafficPolicy, Masquerade, Proxy, Service, Split};
+pub use service::{ExternalTrafficPolicy, Masquerade, Proxy, Service, Split, pinned_source_ports};
 pub use stream::{ContinuousStream, Stream, StreamReport, UdpReport, UdpStream};
 pub use testbed::{
     OUTSIDE_RANGE_V4, OUTSIDE_RANGE_V6, POD_RANGE_V4, POD_RANGE_V6, SERVICE_RANGE_V4, SERVICE_RANGE_V6, Testbed,

@@ -27,9 +27,16 @@ pub struct PodOptions {
     pub v4: Option<Ipv4Addr>,
     /// Its IPv6 address; `None` takes the next free one of the node's range.
     pub v6: Option<Ipv6Addr>,
+    /// The index of its host veth; `None` takes the next that the kernel gives.
+    pub veth_index: Option<u32>,
 }
 
 impl PodOptions {
+    /// What `ip link add` is told of the index.
+    fn index(&self) -> String {
+        self.veth_index.map(|index| format!(" index {index}")).unwrap_or_default()
+    }
+
     /// Serves one more port.
     #[must_use]
     pub fn serving(mut self, protocol: Protocol, port: u16) -> Self {
@@ -41,6 +48,13 @@ impl PodOptions {
     #[must_use]
     pub fn at_v4(mut self, address: Ipv4Addr) -> Self {
         self.v4 = Some(address);
+        self
+    }
+
+    /// Has a host veth of this index.
+    #[must_use]
+    pub fn with_veth_index(mut self, index: u32) -> Self {
+        self.veth_index = Some(index);
         self
     }
 
@@ -87,7 +101,7 @@ impl Pod {
         node: &Node,
         name: &str,
         addresses: Vec<IpAddr>,
-        ports: &[(Protocol, u16)],
+        wanted: &PodOptions,
         options: &TestbedOptions,
     ) -> Result<Self> {
         let (kube_namespace, kube_name) =
@@ -100,12 +114,12 @@ impl Pod {
         let host = Host::new(name, namespace, "eth0", addresses);
         let pod = Self { host, node: node.clone(), veth };
         match options.shape {
-            Shape::Routed => pod.connect_routed(options)?,
-            Shape::Bridged => pod.connect_bridged(options)?,
+            Shape::Routed => pod.connect_routed(wanted, options)?,
+            Shape::Bridged => pod.connect_bridged(wanted, options)?,
         }
         pod.await_link("eth0")?;
         pod.node.await_link(&pod.veth)?;
-        for (protocol, port) in ports {
+        for (protocol, port) in &wanted.ports {
             pod.serve(*protocol, *port)?;
         }
         Ok(pod)
@@ -113,11 +127,12 @@ impl Pod {
 
     /// Azure CNI's transparent mode: the pod sends everything to a gateway that does not exist, at the host veth's MAC
     /// address, and the node routes the pod's address to the veth.
-    fn connect_routed(&self, options: &TestbedOptions) -> Result<()> {
+    fn connect_routed(&self, wanted: &PodOptions, options: &TestbedOptions) -> Result<()> {
         let (mtu, veth) = (options.mtu, &self.veth);
+        let index = wanted.index();
         self.node.namespace().ip([
             format!(
-                "link add {veth} mtu {mtu} address {ROUTED_HOST_MAC} type veth peer name eth0 mtu {mtu} netns {}",
+                "link add {veth}{index} mtu {mtu} address {ROUTED_HOST_MAC} type veth peer name eth0 mtu {mtu} netns {}",
                 self.namespace().path()
             ),
             format!("link set {veth} up"),
@@ -141,10 +156,14 @@ impl Pod {
     }
 
     /// kubenet: the pod is a port of the node's bridge, whose address is its gateway.
-    fn connect_bridged(&self, options: &TestbedOptions) -> Result<()> {
+    fn connect_bridged(&self, wanted: &PodOptions, options: &TestbedOptions) -> Result<()> {
         let (mtu, veth) = (options.mtu, &self.veth);
+        let index = wanted.index();
         self.node.namespace().ip([
-            format!("link add {veth} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}", self.namespace().path()),
+            format!(
+                "link add {veth}{index} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {}",
+                self.namespace().path()
+            ),
             format!("link set {veth} master {BRIDGE} up"),
         ])?;
         if options.hairpin_ports {

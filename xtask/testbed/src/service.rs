@@ -46,6 +46,16 @@ pub enum Split {
     Random,
     /// In turn: on each node, the first connection goes to the first backend, the next one to the second.
     InTurn,
+    /// By the client's port: see [`pinned_source_ports`]. Other ports get the last backend.
+    BySourcePort,
+}
+
+/// The client's ports that get the `index`th backend of each family, of at most ten, with [`Split::BySourcePort`]. They
+/// are below the kernel's ephemeral ports.
+#[must_use]
+pub fn pinned_source_ports(index: usize) -> std::ops::RangeInclusive<u16> {
+    let first = 20_000 + 1_000 * u16::try_from(index.min(9)).unwrap_or(9);
+    first..=first + 999
 }
 
 /// A Service of one port.
@@ -127,6 +137,13 @@ impl Service {
         self
     }
 
+    /// With backends chosen by the client's port.
+    #[must_use]
+    pub fn by_source_port(mut self) -> Self {
+        self.split = Split::BySourcePort;
+        self
+    }
+
     /// With this external traffic policy.
     #[must_use]
     pub fn external_traffic_policy(mut self, policy: ExternalTrafficPolicy) -> Self {
@@ -169,6 +186,11 @@ impl Rules<'_> {
             (false, true) => Some(Unserved::Dropped),
             (false, false) => None,
         }
+    }
+
+    /// The client's ports that get a backend, where they decide: the same ones in every chain that has the backend.
+    fn source_ports(&self, backend: &SocketAddr) -> std::ops::RangeInclusive<u16> {
+        pinned_source_ports(self.backends.iter().position(|have| have == backend).unwrap_or(0))
     }
 
     /// Backends of node port and external addresses.

@@ -110,7 +110,7 @@ impl Testbed {
         ensure!(!pods.iter().any(|pod| pod.name() == name), "there is a pod {name} already");
         let taken: Vec<IpAddr> = pods.iter().flat_map(|pod| pod.addresses()).collect();
         let addresses = choose_addresses(node, &options, &self.options, &taken)?;
-        let pod = Pod::new(&self.id, node, name, addresses, &options.ports, &self.options)
+        let pod = Pod::new(&self.id, node, name, addresses, &options, &self.options)
             .with_context(|| format!("cannot make pod {name}"))?;
         pods.push(pod.clone());
         Ok(pod)

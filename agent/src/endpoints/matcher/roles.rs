@@ -1,10 +1,10 @@
 //! What follows from the matches: the role of every device, and what people should know.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::super::exits::is_exit;
-use super::super::links::Link;
+use super::super::links::{Link, LinkKind};
 use super::super::pods::{PodId, is_azure_veth_name};
 use super::super::report::Report;
 use super::claims::{Claim, is_candidate};
@@ -24,13 +24,31 @@ impl Matcher {
                 }
                 (None, Some(claim)) => self.unmet(link, claim, &holders, &mut reports),
                 (None, None) if self.is_pending(link) => Role::Pending,
+                (None, None) if self.leads_to_pod(link, &mut reports) => Role::Exit,
                 (None, None) if is_exit(link, &self.snapshot, self.config.uplinks.as_ref()) => Role::Exit,
                 (None, None) => Role::None,
             };
             roles.insert(link.ifindex, role);
         }
+        self.take_ports(&mut roles);
         self.roles = roles;
         self.reports = reports;
+    }
+
+    /// Every port of a bridge that pods hang on is an exit, whatever list narrows the others: what comes up that bridge
+    /// without a stamp is dropped, so what enters by a port that is no pod's must get one.
+    fn take_ports(&self, roles: &mut BTreeMap<u32, Role>) {
+        let is_pod = |role: &Role| matches!(role, Role::Endpoint(_) | Role::Pending | Role::Closed { .. });
+        let links = &self.snapshot.links;
+        let above = |ifindex: &u32| links.get(ifindex).and_then(|link| link.master);
+        let of_pods = roles.iter().filter(|(_, role)| is_pod(role)).filter_map(|(ifindex, _)| above(ifindex));
+        let bridges: BTreeSet<u32> =
+            of_pods.filter(|index| links.get(index).is_some_and(|link| link.kind == LinkKind::Bridge)).collect();
+        for (ifindex, role) in roles.iter_mut().filter(|(_, role)| **role == Role::None) {
+            if above(ifindex).is_some_and(|master| bridges.contains(&master)) {
+                *role = Role::Exit;
+            }
+        }
     }
 
     /// The role of a veth that claims pods and got none.
@@ -70,6 +88,17 @@ impl Matcher {
         is_azure_veth_name(&link.name)
             || link.pod_addresses().any(|address| in_ranges(&address))
             || self.snapshot.host_routes.get(&link.ifindex).is_some_and(|routes| routes.iter().any(in_ranges))
+    }
+
+    /// A veth into the namespace of a pod that has another: a network of its own, which the pod's policies do not know.
+    fn leads_to_pod(&self, link: &Link, reports: &mut Vec<Report>) -> bool {
+        let Some(netnsid) = link.netnsid.filter(|netnsid| *netnsid >= 0 && is_candidate(link)) else { return false };
+        let same = |ifindex: &u32| self.snapshot.links.get(ifindex).is_some_and(|other| other.netnsid == Some(netnsid));
+        let pod = self.matched.iter().find(|(ifindex, _)| same(ifindex));
+        let Some((_, Matched { pod, .. })) = pod else { return false };
+        let exit = is_exit(link, &self.snapshot, self.config.uplinks.as_ref());
+        reports.push(Report::SecondInterface { ifindex: link.ifindex, name: link.name.clone(), pod: pod.clone() });
+        exit
     }
 
     fn report_disagreement(&self, link: &Link, matched: &Matched, reports: &mut Vec<Report>) {

@@ -184,3 +184,24 @@ fn an_adopted_match_holds_against_everything_seen_later() {
     matcher.links(host.remove(5).veth(5, "veth5", &["10.1.0.1"]).now());
     assert_eq!(matcher.endpoints()[&5].evidence, Evidence::InnerAddress, "adoption ends with the link");
 }
+
+#[test]
+fn until_its_object_names_addresses_only_the_hosts_routes_stand_for_them() {
+    let veth = azure_veth_name("default", "a");
+    let rows: &[(&str, Addresses, Addresses, Addresses)] = &[
+        ("nothing but what is inside", &["10.1.0.1"], &[], &[]),
+        ("the host's route", &[], &["10.1.0.1"], &["10.1.0.1"]),
+        ("both families", &["10.1.0.9"], &["10.1.0.1", "fd00:1::1"], &["10.1.0.1", "fd00:1::1"]),
+        ("another pod's address", &[], &["10.1.0.2", "fd00:1::1"], &["fd00:1::1"]),
+        ("several routes of a family", &[], &["10.1.0.1", "10.1.0.3", "fd00:1::1"], &["fd00:1::1"]),
+    ];
+    for (what, inner, routes, expected) in rows {
+        let mut host = Host::default();
+        let mut matcher = matcher();
+        matcher.pods([pod("a", &[]), pod("b", &["10.1.0.2"])]);
+        matcher.links(host.veth(5, &veth, inner).route(5, routes).now());
+        expect(&matcher, 5, &endpoint("a"), what);
+        let expected: Vec<IpAddr> = expected.iter().map(|address| ip(address)).collect();
+        assert_eq!(matcher.routed_addresses(5), expected, "{what}");
+    }
+}

@@ -17,6 +17,9 @@ pub(super) struct File {
     text: Option<(usize, u64)>,
     problems: Vec<Problem>,
     claims: BTreeMap<ObjectKey, Claim>,
+    /// Something in it has never been understood, nor has a version of the file in which all of it was: nobody knows what
+    /// it provides.
+    hides: bool,
 }
 
 /// A file's word on one object.
@@ -59,7 +62,8 @@ impl File {
             Severity::Error,
             format!("cannot be read: {reason}; what it provided stays in force"),
         );
-        let mut file = Self { text: None, problems: vec![problem], claims: BTreeMap::new() };
+        let hides = before.is_none_or(|before| before.hides);
+        let mut file = Self { text: None, problems: vec![problem], claims: BTreeMap::new(), hides };
         file.keep_all(before);
         file
     }
@@ -72,6 +76,14 @@ impl File {
 
     pub(super) fn says(&self, text: &str) -> bool {
         self.text == Some(fingerprint(text))
+    }
+
+    /// Something in it was never understood: what that is, unless a good version of the file was seen.
+    pub(super) fn hidden(&self) -> Option<&Problem> {
+        self.problems
+            .iter()
+            .find(|problem| problem.severity == Severity::Error && problem.object.is_none())
+            .filter(|_| self.hides)
     }
 
     pub(super) fn problems(&self) -> impl Iterator<Item = &Problem> {
@@ -154,6 +166,7 @@ impl Reader<'_> {
         }
         if self.unknown {
             self.file.keep_all(self.before);
+            self.file.hides = self.before.is_none_or(|before| before.hides);
         }
         self.file
     }

@@ -217,3 +217,33 @@ fn one_round_tells_an_object_once() {
         .collect();
     assert_eq!(gone, [policy_key("p")]);
 }
+
+#[test]
+fn what_was_never_read_is_told_until_it_is() {
+    let mut world = World::default();
+    let unread = |world: &World| {
+        let unread = world.store.unread();
+        let places: Vec<String> = unread.places.keys().map(|path| path.display().to_string()).collect();
+        let policies: Vec<String> = unread.policies.keys().map(|policy| policy.name.to_string()).collect();
+        (places.join(" "), policies.join(" "))
+    };
+    let of = |places: &str, policies: &str| (places.to_owned(), policies.to_owned());
+    world.put("a.yaml", &documents(&[&policy("p", 1), BROKEN]));
+    assert_eq!(unread(&world), of("a.yaml", ""), "a file that never was understood");
+    world.put("a.yaml", &documents(&[&policy("p", 2), BROKEN, BROKEN]));
+    assert_eq!(unread(&world), of("a.yaml", ""), "nor the next time");
+    world.put("b.yaml", &policy("q", 1));
+    world.put("b.yaml", BROKEN);
+    assert_eq!(unread(&world), of("a.yaml", ""), "one that was: what it provided stays");
+    world.round(&[("a.yaml", None), ("c.yaml", Some(BROKEN))]);
+    assert_eq!(unread(&world), of("c.yaml", ""), "under another name");
+    world.put("c.yaml", &bad_policy("r"));
+    assert_eq!(unread(&world), of("", "r"), "of a refused policy the name is known");
+    world.put("c.yaml", &documents(&[&policy("r", 1), &bad_policy("q")]));
+    assert_eq!(unread(&world), of("", ""), "a version of q was valid");
+    world.store.set(Path::new("d.yaml"), Contents::Unreadable("a reason"));
+    world.commit();
+    assert_eq!(unread(&world), of("d.yaml", ""), "a file that cannot be read");
+    world.round(&[("d.yaml", None)]);
+    assert_eq!(unread(&world), of("", ""), "is removed");
+}

@@ -140,6 +140,10 @@ fn spread(table: &mut Table, chain: &str, rules: &Rules<'_>, backends: &[SocketA
             Split::Random => format!("-m statistic --mode random --probability {:.10} ", 1.0 / left as f64),
             // Each rule sees what those before it left over, so the n-th of them takes every one in `left`.
             Split::InTurn => format!("-m statistic --mode nth --every {left} --packet 0 "),
+            Split::BySourcePort => {
+                let ports = rules.source_ports(backend);
+                format!("-p {0} -m {0} --sport {1}:{2} ", rules.service.protocol, ports.start(), ports.end())
+            }
         };
         table.rule(chain, &format!("{share}-j {}", endpoint_chain(rules, backend)));
     }

@@ -62,13 +62,17 @@ chain services {{
 {family} daddr . meta l4proto . th dport vmap @service-ips
 fib daddr type local meta l4proto . th dport vmap @service-nodeports
 }}
-chain no-endpoints {{
-{family} daddr . meta l4proto . th dport vmap @no-endpoint-services
+chain service-endpoints-check {{ {family} daddr . meta l4proto . th dport vmap @no-endpoint-services; }}
+chain nodeport-endpoints-check {{
 fib daddr type local meta l4proto . th dport vmap @no-endpoint-nodeports
 }}
-chain filter-input {{ type filter hook input priority -110; ct state new jump no-endpoints; }}
-chain filter-forward {{ type filter hook forward priority -110; ct state new jump no-endpoints; }}
-chain filter-output {{ type filter hook output priority -110; ct state new jump no-endpoints; }}
+chain filter-input {{
+type filter hook input priority filter
+ct state new jump nodeport-endpoints-check
+ct state new jump service-endpoints-check
+}}
+chain filter-forward {{ type filter hook forward priority filter; ct state new jump service-endpoints-check; }}
+chain filter-output-pre-dnat {{ type filter hook output priority -110; ct state new jump service-endpoints-check; }}
 chain nat-prerouting {{ type nat hook prerouting priority dstnat; jump services; }}
 chain nat-output {{ type nat hook output priority -100; jump services; }}
 chain nat-postrouting {{ type nat hook postrouting priority srcnat; jump masquerading; }}
@@ -126,6 +130,7 @@ fn spread(rules: &Rules<'_>, backends: &[SocketAddr]) -> String {
     let numbers = match rules.service.split {
         Split::Random => "random",
         Split::InTurn => "inc",
+        Split::BySourcePort => return by_source_port(rules, backends),
     };
     let chains: Vec<String> = backends
         .iter()
@@ -136,6 +141,18 @@ fn spread(rules: &Rules<'_>, backends: &[SocketAddr]) -> String {
         0 => String::new(),
         count => format!("numgen {numbers} mod {count} vmap {{ {} }}", chains.join(", ")),
     }
+}
+
+fn by_source_port(rules: &Rules<'_>, backends: &[SocketAddr]) -> String {
+    let Some(last) = backends.last() else { return String::new() };
+    let chains: Vec<String> = backends
+        .iter()
+        .map(|backend| {
+            let ports = rules.source_ports(backend);
+            format!("{}-{} : goto {}", ports.start(), ports.end(), endpoint_chain(rules, backend))
+        })
+        .collect();
+    format!("th sport vmap {{ {} }}\ngoto {}", chains.join(", "), endpoint_chain(rules, last))
 }
 
 fn endpoint_chain(rules: &Rules<'_>, backend: &SocketAddr) -> String {

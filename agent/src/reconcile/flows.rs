@@ -1,0 +1,142 @@
+//! Flows that the kernel knows and the programs do not: when its connection table is read.
+//!
+//! - Before the first packet meets a program: flows that were open before, or of which an agent before knew while its tables
+//!   had another layout.
+//! - Before an endpoint's egress is isolated for the first time: what it has sent to Services was judged at once until
+//!   then, and no exit has recorded what answers are expected.
+//! - When the programs' counts show that something was missing: a packet in the middle of an unknown flow, a reply that no
+//!   exit's word was found for, an established flow that gave way. Never more than a small part of the time is spent on
+//!   that, whatever is sent.
+
+use std::net::IpAddr;
+use std::time::{Duration, Instant};
+
+use ipnet::IpNet;
+use portcullis_common::Address;
+use portcullis_common::flow::Lifetime;
+use portcullis_common::layout::{endpoint_flag, peer};
+use portcullis_common::packet::Drop as Reason;
+use portcullis_common::tables::Event;
+
+use super::Reconciler;
+use super::slots::Slot;
+use crate::flows::{self, Local, Surroundings};
+use crate::netlink;
+use crate::state::flat::address_key;
+
+/// What shows that flows are missing.
+const SIGNS: [u32; 4] =
+    [Event::TakenUp as u32, Event::NotTakenUp as u32, Event::EstablishedEvicted as u32, Reason::UNCONFIRMED.0];
+/// Reading the table takes at most one part in so many of the time.
+const SHARE: u32 = 20;
+/// It is not read again sooner than this.
+const PAUSE: Duration = Duration::from_millis(400);
+
+/// When the kernel's connection table is read.
+#[derive(Debug, Default)]
+pub(super) struct Connections {
+    /// The signs as counted when it was read.
+    seen: [u64; SIGNS.len()],
+    not_before: Option<Instant>,
+    /// It cannot be read, which has been said.
+    failed: bool,
+    /// The first packets after the programs were attached may have missed what came between reading and attaching.
+    once_more: bool,
+}
+
+impl Reconciler {
+    /// Idle lifetimes in jiffies.
+    pub(super) fn lifetimes(&self) -> [u32; 16] {
+        let limit = u64::from(u32::MAX / 4);
+        let mut lifetimes = [0; 16];
+        for (lifetime, _, default) in Lifetime::ALL {
+            let seconds = self.settings.lifetimes.get(&lifetime).copied().unwrap_or(default);
+            let jiffies = u64::from(seconds) * u64::from(self.dataplane.jiffies);
+            lifetimes[lifetime as usize] = jiffies.min(limit) as u32;
+        }
+        lifetimes
+    }
+
+    /// Reads the kernel's connection table if the programs' counts show that flows are missing.
+    pub fn look_after_flows(&mut self) {
+        if !self.health.synced || self.connections.not_before.is_some_and(|time| Instant::now() < time) {
+            return;
+        }
+        let missing = self.signs() != self.connections.seen;
+        if missing || std::mem::take(&mut self.connections.once_more) {
+            self.seed_flows();
+        }
+    }
+
+    fn signs(&self) -> [u64; SIGNS.len()] {
+        SIGNS.map(|number| self.dataplane.drops.read(number).map_or(0, |counter| counter.packets))
+    }
+
+    /// Whether the egress of an endpoint that was free in it is about to be isolated.
+    pub(super) fn egress_begins(&self) -> bool {
+        self.slots.used.values().any(|slot| {
+            let policy = slot.id.as_ref().and_then(|id| self.compiler.desired().endpoints.get(id));
+            let free = slot.content.egress == 0 && slot.content.flags & endpoint_flag::CLOSED == 0;
+            free && policy.is_some_and(|policy| policy.egress.is_some())
+        })
+    }
+
+    /// Enters what the kernel's connection table knows of this node's endpoints and the programs do not.
+    pub(super) fn seed_flows(&mut self) {
+        let begun = Instant::now();
+        // Counted before the table is read: what comes meanwhile is a sign for the next time.
+        self.connections.seen = self.signs();
+        self.connections.once_more = !self.health.synced;
+        let outcome = netlink::connections().map_err(|error| error.to_string()).and_then(|connections| {
+            let endpoints: Vec<Local> = self.slots.used.values().filter_map(local).collect();
+            let ranges = self.known.ranges.iter();
+            let translatable: Vec<IpNet> =
+                ranges.filter(|(_, value)| *value & peer::TRANSLATABLE != 0).map(|(range, _)| *range).collect();
+            let around = Surroundings {
+                endpoints: &endpoints,
+                flags: &|address| self.flags_of(address, &translatable),
+                lifetimes: self.lifetimes(),
+                jiffies: self.dataplane.jiffies,
+            };
+            let seeds = flows::seeds(&connections, &around);
+            let planted = self.dataplane.plant(&seeds).map_err(|error| error.to_string())?;
+            Ok((connections.len(), seeds.len(), planted))
+        });
+        let took = begun.elapsed();
+        self.connections.not_before = Some(begun + took + PAUSE.max(took * SHARE));
+        match outcome {
+            Ok((connections, flows, entered)) => {
+                self.connections.failed = false;
+                tracing::debug!(connections, flows, entered, ?took, "read the kernel's connection table");
+            }
+            Err(error) if !std::mem::replace(&mut self.connections.failed, true) => {
+                tracing::warn!(
+                    "flows that are open already may stop for a moment, since their direction is not known: {error}"
+                );
+            }
+            Err(_) => {}
+        }
+    }
+
+    /// The flags of an address, as the programs find them. Ranges within a translatable one are so themselves.
+    fn flags_of(&self, address: IpAddr, translatable: &[IpNet]) -> u64 {
+        let exact = self.known.wide.get(&address_key(address, self.bank)).copied();
+        let covered = || translatable.iter().any(|range| range.contains(&address));
+        exact.unwrap_or_else(|| if covered() { peer::TRANSLATABLE } else { 0 })
+    }
+}
+
+/// An endpoint as the tables have it.
+fn local(slot: &Slot) -> Option<Local> {
+    let addresses: Vec<IpAddr> = [slot.content.v4, slot.content.v6]
+        .into_iter()
+        .filter(|address| *address != Address::UNSPECIFIED)
+        .map(IpAddr::from)
+        .collect();
+    (!addresses.is_empty()).then(|| Local {
+        slot: slot.number,
+        generation: slot.content.generation,
+        incarnation: slot.content.incarnation,
+        addresses,
+    })
+}
