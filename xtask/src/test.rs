@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::stages::{self, Outcome, Stage};
 use crate::workspace::{self, Metadata};
-use crate::{build_ebpf, deny, kernels, live, process, walls};
+use crate::{build_ebpf, deny, fuzz, kernels, live, process, walls};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -27,11 +27,12 @@ fn all() -> Vec<Stage> {
     vec![
         stage("fmt", 1, fmt),
         stage("walls", 1, |_| walls::run().map(|()| Outcome::Passed)),
-        stage("set-up", 7, set_up),
+        stage("set-up", 8, set_up),
         stage("clippy", 5, clippy),
         stage("deny", 4, |_| deny::run()),
-        stage("doc", 2, doc),
-        stage("test", 6, test),
+        stage("doc", 3, doc),
+        stage("test", 9, test),
+        stage("fuzz", 3, fuzz::stage),
         stage("live", 10, live::run),
         stage("kernels", 8, kernels::run),
     ]
