@@ -22,9 +22,12 @@ impl Reconciler {
             self.image.grace_passed();
             self.slots.grace_passed();
         }
-        self.name_rules()?;
-        self.make(&delta)?;
-        self.turn(&delta)?;
+        let made = self.name_rules().and_then(|()| self.make(&delta)).and_then(|()| self.turn(&delta));
+        if made.is_err() {
+            self.compiler.refused();
+        }
+        made?;
+        self.compiler.taken();
         let confirm = self.compiler.desired().endpoints.values().any(|endpoint| endpoint.egress.is_some());
         if confirm {
             self.set_node_flag(node_flag::CONFIRM, true);
