@@ -24,6 +24,14 @@ impl Reconciler {
         }
         let made = self.name_rules().and_then(|()| self.make(&delta)).and_then(|()| self.turn(&delta));
         if made.is_err() {
+            let (known, wanted) = (&delta.known, &delta.wanted);
+            tracing::debug!(
+                rows = known.narrow.len(),
+                rows_wanted = wanted.narrow.len(),
+                addresses = known.wide.len(),
+                addresses_wanted = wanted.wide.len(),
+                "not everything has room"
+            );
             self.compiler.refused();
         }
         made?;
