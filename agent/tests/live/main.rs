@@ -20,6 +20,7 @@ mod frames;
 mod input;
 mod manifests;
 mod scenario;
+mod segments;
 mod suite;
 mod table;
 mod uninstall;
