@@ -29,6 +29,7 @@ mod restart;
 mod rewritten;
 mod scenario;
 mod sctp;
+mod segments;
 mod suite;
 mod table;
 mod uninstall;
