@@ -44,8 +44,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long the tables rest before what was kept for an update's way goes.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// How often the tables are compared with what they should be.
-const AUDIT: Duration = Duration::from_secs(60);
 /// How often the programs' counts tell whether flows must be looked up in the kernel's connection table.
 const LOOK: Duration = Duration::from_millis(250);
 /// How often the main loop says that it lives, and how long it may be silent.
@@ -70,7 +68,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             ..Sizes::default()
         },
         clsact: args.attach == Attach::Clsact,
-        mark_shift: None,
+        mark_shift: args.stamp.shift(),
         test: false,
     })?;
     let settings = reconcile::Settings {
@@ -107,7 +105,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     agent.reconciler.forget_stale_pins();
     // A moment, not a pause: questions come more often than some pauses last, and must not begin them anew.
     let mut again = agent.pass(Some(begun)).map(|pause| Instant::now() + pause);
-    let mut audits = tokio::time::interval(AUDIT);
+    let mut audits = tokio::time::interval(Duration::from_secs(args.audit_interval.into()));
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -143,10 +141,15 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
                 continue;
             }
             _ = audits.tick() => {
-                if let Err(error) = agent.reconciler.audit() {
-                    tracing::error!("the tables differ from what they should be: {error}");
+                match agent.reconciler.audit() {
+                    Ok(0) => continue,
+                    // What flowed meanwhile is judged again.
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::error!("the tables differ from what they should be: {error}");
+                        continue;
+                    }
                 }
-                continue;
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

@@ -93,6 +93,7 @@ impl Tally {
             notes: reconciler.notes(),
             endpoints,
             tables: reconciler.tables(),
+            repairs: reconciler.health().repairs.clone(),
             updates,
             update_durations: self.durations.clone(),
             manifest_errors: self.manifest_errors,

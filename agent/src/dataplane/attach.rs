@@ -105,7 +105,7 @@ impl Dataplane {
         devices
     }
 
-    fn link_pin(&self, ifindex: u32, direction: TcAttachType) -> PathBuf {
+    pub(super) fn link_pin(&self, ifindex: u32, direction: TcAttachType) -> PathBuf {
         let hook = if direction == TcAttachType::Ingress { "ingress" } else { "egress" };
         self.dir.join("links").join(format!("{ifindex}-{hook}"))
     }

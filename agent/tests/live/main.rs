@@ -12,6 +12,7 @@
 mod addresses;
 mod agent;
 mod attacks;
+mod audit;
 mod cluster;
 mod connections;
 mod counters;
@@ -21,6 +22,7 @@ mod input;
 mod manifests;
 mod restart;
 mod scenario;
+mod stamp;
 mod suite;
 mod table;
 mod uninstall;
