@@ -310,6 +310,10 @@ fn judge_incoming<T: Tables>(
         Some(sender) => Stamp::judged(sender.slot, sender.generation).provenance(),
         None => stamp.provenance(),
     };
+    let sender_incarnation = match &sender {
+        Some(sender) => sender.incarnation,
+        None => 0,
+    };
     let found = flow::find(t, OWN, endpoint.slot);
     // SAFETY: as above.
     let flow = unsafe { &mut *flow };
@@ -338,7 +342,9 @@ fn judge_incoming<T: Tables>(
             }
             return Ok(());
         }
-        if flow.revision == endpoint.revision && flow.provenance == provenance {
+        // Generations of a slot come again, incarnations never do.
+        let same_peer = flow.provenance == provenance && flow.peer_incarnation == sender_incarnation;
+        if flow.revision == endpoint.revision && same_peer {
             t.count(flow.rule, packet.size);
             flow.state = advance(known, headers, false);
             if flow.state != known {

@@ -423,7 +423,7 @@ fn nothing_passes_while_filters_are_moved() {
 fn a_filter_that_overwrites_the_stamp_is_named_or_harmless() {
     for attach in ["auto", "clsact"] {
         for (arguments, in_mark) in
-            [(&["--attach", attach][..], false), (&["--attach", attach, "--stamp-mark-shift", "16"], true)]
+            [(&["--attach", attach][..], false), (&["--attach", attach, "--stamp", "mark:16"], true)]
         {
             let context = format!("{attach}, in mark {in_mark}");
             let cluster = cluster(Shape::Routed, arguments);

@@ -12,6 +12,7 @@
 mod addresses;
 mod agent;
 mod attacks;
+mod audit;
 mod cluster;
 mod connections;
 mod counters;
@@ -30,6 +31,7 @@ mod rewritten;
 mod scenario;
 mod sctp;
 mod segments;
+mod stamp;
 mod suite;
 mod table;
 mod uninstall;
