@@ -17,6 +17,7 @@ mod ranges;
 mod seeds;
 mod test_run;
 mod uninstall;
+mod verified;
 
 use std::io;
 use std::path::{Path, PathBuf};

@@ -14,5 +14,7 @@ mod discovery;
 mod errors;
 #[path = "headers/fragments.rs"]
 mod fragments;
+#[path = "headers/icmp.rs"]
+mod icmp;
 #[path = "headers/tunnels.rs"]
 mod tunnels;

@@ -61,6 +61,13 @@ impl Address {
         self.words[0] == 0 && self.first_half_of_second() == MAPPED
     }
 
+    /// Whether this is no address of its family: `::` or 0.0.0.0.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_unspecified(self) -> bool {
+        self.words[0] == 0 && (self.words[1] == 0 || self.words[1] == Self::v4(0).words[1])
+    }
+
     /// The first four bytes of the second word.
     #[inline(always)]
     const fn first_half_of_second(self) -> u32 {

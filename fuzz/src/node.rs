@@ -88,7 +88,7 @@ impl Tables {
                 _ => UPLINK,
             },
             ingress_ifindex: arrival.last_device,
-            length: arrival.frame.len() as u32,
+            size: portcullis_common::layout::Size::one(arrival.frame.len() as u32),
             link: 14,
             vlan: arrival.vlan,
             stamp: arrival.stamp,

@@ -58,6 +58,11 @@ pub(crate) fn outside(i: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + i)
 }
 
+/// An address in the range that rule `i` names.
+pub(crate) fn in_range(i: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(101, 0, 0, 0)) + (i << 8) + 7)
+}
+
 /// The port that rule `i` names.
 pub(crate) fn port(i: u32) -> u16 {
     1000 + i as u16
@@ -147,6 +152,7 @@ fn cluster(rules: u32) -> Result<(Cluster, Vec<LocalPod>)> {
         let peers = json!([
             {"podSelector": {"matchLabels": {"name": format!("peer-{i}")}}},
             {"ipBlock": {"cidr": format!("{}/32", outside(i))}},
+            {"ipBlock": {"cidr": format!("{}/24", Ipv4Addr::from(u32::from(in_range(i)) - 7))}},
         ]);
         let mut ports = vec![json!({"protocol": "TCP", "port": port(i)})];
         if i == rules - 1 {

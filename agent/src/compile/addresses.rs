@@ -250,10 +250,12 @@ impl Addresses {
         let record = self.records.get(&address)?;
         let fallback = fallback(ranges.longest(address), ranges, classes);
         let kind = record.kind.and_then(|kind| Some((kind, classes.get(kind)?)));
-        let mut entry = kind.map_or(fallback, |(id, kind)| PeerEntry {
+        let mut entry = kind.map_or(fallback, |(id, _)| PeerEntry {
             class: classes.class_of(id),
             translatable: record.services > 0 || record.own || fallback.translatable,
-            own_node: kind.key.own_node,
+            // A process of this node may send from an address that is a Service's as well (an externalIP, a load balancer's
+            // that is the node's own); as a destination such an address is the Service's.
+            own_node: record.own,
         });
         // An address that was not known before was seen as its range is, for every set that was in force.
         let known = tables.desired.addresses.contains_key(&address) || record.shown != PeerEntry::default();

@@ -7,7 +7,7 @@ use portcullis_common::tables::Event;
 use super::{EVENTS, Figures, RuleFigures, UpdateDurations, render};
 use crate::model::{Direction, PolicyId, PolicyKind, RuleOrigin, Verdict};
 use crate::state::{RuleCause, RuleIdentity};
-use crate::status::{EndpointState, TableFill, UpdateResult};
+use crate::status::{EndpointState, Repair, TableFill, UpdateResult};
 
 fn rule(name: &str, direction: Direction, verdict: Verdict, cause: RuleCause) -> RuleIdentity {
     let policy =
@@ -44,6 +44,9 @@ fn small() -> Figures {
         tables: vec![TableFill { name: "peers".to_owned(), used: 12, capacity: 65_536 }],
         updates: [(UpdateResult::Applied, 8), (UpdateResult::TableFull, 1)].into(),
         update_durations,
+        repairs: [(Repair::Displaced, 6)].into(),
+        unenforced_devices: 1,
+        foreign_filters: 2,
         manifest_errors: 2,
         manifest_warnings: 1,
         synced: true,

@@ -110,6 +110,7 @@ impl Reconciler {
             stored.values().copied().filter(|number| !adopted.contains_key(&RuleNumber(*number))).collect();
         self.rules.known.clone_from(&adopted);
         self.compiler = Compiler::new(numbers, adopted);
+        self.compiler.limit_rules(self.dataplane.counters.len());
     }
 
     /// Pins of devices that are gone, which nothing else would remove.

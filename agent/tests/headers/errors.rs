@@ -32,7 +32,7 @@ fn errors_about_what_a_pod_has_sent_reach_it() {
         isolate_a(&mut world);
         let to = between(A, OUTSIDE, v4);
         let sent = |port: u16| packet(to, 6, &tcp(40_000, port, ACK));
-        let mut hear =
+        let hear =
             |world: &mut World, ip: Ip, quoted: &[u8]| world.at(Hook::ToPod(A), Stamp::OUTSIDE, &too_big(ip, quoted));
         assert_eq!(hear(&mut world, router(A, v4), &sent(80)), Err(Drop::UNRELATED), "before there is a flow");
         world.at(Hook::FromPod(A), Stamp::NONE, &frame(to, 6, &tcp(40_000, 80, SYN))).unwrap();

@@ -151,13 +151,15 @@ fn a_pod_that_nothing_restricts_sends_any_fragment_in_its_own_name() {
 }
 
 #[test]
-fn a_flood_of_fragments_does_not_push_out_answered_flows() {
+fn a_flood_of_fragments_does_not_push_out_flows_that_go_both_ways() {
     both(|v4| {
         let mut world = World::new();
         let to = between(A, OUTSIDE, v4);
         for port in 0..8 {
-            world.at(Hook::FromPod(A), Stamp::NONE, &frame(to, 17, &udp(10_000 + port, 80))).unwrap();
+            let question = frame(to, 17, &udp(10_000 + port, 80));
+            world.at(Hook::FromPod(A), Stamp::NONE, &question).unwrap();
             world.at(Hook::ToPod(A), Stamp::OUTSIDE, &frame(to.back(), 17, &udp(80, 10_000 + port))).unwrap();
+            world.at(Hook::FromPod(A), Stamp::NONE, &question).unwrap();
         }
         world.tables.now += 1;
         for datagram in 0..5_000 {

@@ -81,20 +81,32 @@ fn attacks_fail(shape: Shape) {
 
 /// Sends the attack, then an honest datagram to the same pod, and tells whether the attack was seen in that pod.
 fn arrives(cluster: &LiveCluster, shape: Shape, attack: &Attack) -> bool {
+    let name = format!("{} ({shape:?})", attack.name);
+    arrives_in(cluster, &name, (attack.from, attack.to), std::slice::from_ref(&attack.frame), &attack.mark)
+}
+
+/// Sends frames from one pod, then an honest datagram to another, and tells whether the mark was seen in that one.
+pub(crate) fn arrives_in(
+    cluster: &LiveCluster,
+    name: &str,
+    (from, to): (&str, &str),
+    frames: &[Vec<u8>],
+    mark: &[u8],
+) -> bool {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
-    let target = cluster.pod(attack.to);
+    let target = cluster.pod(to);
     let capture = target.capture("eth0").unwrap();
-    cluster.pod(attack.from).inject("eth0", &attack.frame).unwrap();
+    frames.iter().for_each(|frame| cluster.pod(from).inject("eth0", frame).unwrap());
     // Node processes are admitted by every policy, so a datagram of the node is honest wherever it goes.
-    let honest = if attack.to.starts_with("y/") { &**cluster.bed.node(1) } else { cluster.bed.node(0) };
+    let honest = if to.starts_with("y/") { &**cluster.bed.node(1) } else { cluster.bed.node(0) };
     let control = format!("honest datagram {number}").into_bytes();
-    let to = std::net::SocketAddr::new(target.v4().unwrap().into(), 9);
+    let address = std::net::SocketAddr::new(target.v4().unwrap().into(), 9);
     honest
         .namespace()
         .run(|| {
             let socket = std::net::UdpSocket::bind("0.0.0.0:0")?;
-            socket.send_to(&control, to)?;
+            socket.send_to(&control, address)?;
             Ok(())
         })
         .unwrap();
@@ -102,21 +114,21 @@ fn arrives(cluster: &LiveCluster, shape: Shape, attack: &Attack) -> bool {
     let mut arrived = false;
     let mut controlled = false;
     loop {
-        let wanted = |bytes: &[u8]| is(bytes, &control) || is(bytes, &attack.mark);
+        let wanted = |bytes: &[u8]| is(bytes, &control) || is(bytes, mark);
         let patience = if controlled { TRAILING } else { PATIENCE };
         let seen = capture.next_matching(patience, |frame| !frame.outgoing && wanted(&frame.bytes)).unwrap();
         match seen {
-            Some(frame) if is(&frame.bytes, &attack.mark) => arrived = true,
+            Some(frame) if is(&frame.bytes, mark) => arrived = true,
             Some(_) => controlled = true,
             None => break,
         }
     }
-    assert!(controlled, "{} ({shape:?}): the honest datagram has not arrived", attack.name);
+    assert!(controlled, "{name}: the honest datagram has not arrived");
     arrived
 }
 
 /// Where an honest pod sends its frames for another pod.
-fn next_hop(shape: Shape, target: &Host) -> Mac {
+pub(crate) fn next_hop(shape: Shape, target: &Host) -> Mac {
     match shape {
         Shape::Bridged => target.mac("eth0").unwrap(),
         Shape::Routed => {
@@ -127,11 +139,11 @@ fn next_hop(shape: Shape, target: &Host) -> Mac {
 }
 
 /// The addresses of one family of two hosts.
-fn pair(from: &Host, to: &Host, v4: bool) -> Addresses {
+pub(crate) fn pair(from: &Host, to: &Host, v4: bool) -> Addresses {
     Addresses(address(from, v4), address(to, v4))
 }
 
-fn address(host: &Host, v4: bool) -> IpAddr {
+pub(crate) fn address(host: &Host, v4: bool) -> IpAddr {
     if v4 { host.v4().unwrap().into() } else { host.v6().unwrap().into() }
 }
 

@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use etherparse::{IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, VlanId};
+use etherparse::{IpFragOffset, IpHeaders, IpNumber, Ipv4Header, Ipv6FlowLabel, Ipv6Header, PacketBuilder, VlanId};
 
 pub(crate) type Mac = [u8; 6];
 
@@ -115,4 +115,44 @@ pub(crate) fn router_advertisement(hop: Hop, addresses: Addresses, link: Mac) ->
 pub(crate) fn redirect(hop: Hop, addresses: Addresses, target: Ipv6Addr, destination: Ipv6Addr, link: Mac) -> Vec<u8> {
     let rest = [&target.octets()[..], &destination.octets()[..], &[2, 1], &link[..]].concat();
     discovery(hop, addresses, 137, [0; 4], &rest)
+}
+
+/// A fragment of a datagram: the bytes from `begin` on, and whether more follow. IPv6 has the header in front of
+/// everything that `body` begins with.
+pub(crate) fn fragment(
+    hop: Hop,
+    addresses: Addresses,
+    datagram: u16,
+    begin: u16,
+    more: bool,
+    protocol: u8,
+    body: &[u8],
+) -> Vec<u8> {
+    if let (IpAddr::V4(source), IpAddr::V4(destination)) = (addresses.0, addresses.1) {
+        let length = u16::try_from(body.len()).unwrap();
+        let mut header =
+            Ipv4Header::new(length, 64, IpNumber(protocol), source.octets(), destination.octets()).unwrap();
+        header.identification = datagram;
+        header.dont_fragment = false;
+        header.more_fragments = more;
+        header.fragment_offset = IpFragOffset::try_new(begin / 8).unwrap();
+        header.header_checksum = header.calc_header_checksum();
+        return ethertype(hop, 0x0800, &[&header.to_bytes()[..], body].concat());
+    }
+    let word = (begin | u16::from(more)).to_be_bytes();
+    let header = [&[protocol, 0][..], &word, &[0, 0], &datagram.to_be_bytes()].concat();
+    ip_protocol(hop, addresses, 44, &[&header[..], body].concat())
+}
+
+/// "Port unreachable" of the family, about a packet.
+pub(crate) fn unreachable(hop: Hop, addresses: Addresses, quoted: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(hop.from, hop.to).ip(ip(addresses, 64));
+    let mut frame = Vec::new();
+    let (kind, code) = if addresses.0.is_ipv4() { (3, 3) } else { (1, 4) };
+    if addresses.0.is_ipv4() {
+        builder.icmpv4_raw(kind, code, [0; 4]).write(&mut frame, quoted).unwrap();
+    } else {
+        builder.icmpv6_raw(kind, code, [0; 4]).write(&mut frame, quoted).unwrap();
+    }
+    frame
 }

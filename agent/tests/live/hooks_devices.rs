@@ -98,10 +98,10 @@ fn limit(node: &Node, veth: &str, ifb: &str, qdisc: &str) {
 
 #[test]
 fn pods_with_limited_bandwidth_are_enforced_and_limited() {
-    for (attach, qdisc, first) in
-        [("auto", "ingress", true), ("auto", "ingress", false), ("clsact", "clsact", true), ("clsact", "clsact", false)]
+    for (attach, qdisc, shapes) in
+        [("auto", "ingress", [Shape::Routed, Shape::Bridged]), ("clsact", "clsact", [Shape::Bridged, Shape::Routed])]
     {
-        for shape in [Shape::Routed, Shape::Bridged] {
+        for (shape, first) in shapes.into_iter().zip([true, false]) {
             let context = format!("{attach}, {shape:?}, limits first {first}");
             let mut cluster = LiveCluster::new(&Plan { agents: false, ..Plan::new(shape, &PODS) });
             let node = cluster.bed.node(0).clone();
@@ -175,18 +175,17 @@ fn veths_of_any_index_are_endpoints_and_an_index_may_come_again() {
     // As many devices as a bucket of the interface table has places (8), and one more: same low bits.
     let index = |at: u32| 70_001 + at * 4096;
     let mut cluster = LiveCluster::new(&Plan { agents: false, ..Plan::new(Shape::Routed, &PODS) });
-    let more: Vec<Pod> = (0..9)
-        .map(|at| {
-            let options = PodOptions::default().serving(Protocol::Tcp, 80).with_veth_index(index(at));
-            cluster.bed.add_pod(0, &format!("z/p{at}"), options).unwrap()
-        })
-        .collect();
+    let add = |cluster: &LiveCluster, at: u32| {
+        let options = PodOptions::default().serving(Protocol::Tcp, 80).with_veth_index(index(at));
+        cluster.bed.add_pod(0, &format!("z/p{at}"), options).unwrap()
+    };
+    let mut more: Vec<Pod> = (0..8).map(|at| add(&cluster, at)).collect();
     let objects = |pods: &[Pod]| {
         let mut objects = vec![manifests::namespace("z", None)];
         objects.extend(pods.iter().map(|pod| manifests::pod(pod, &[], None)));
         objects
     };
-    cluster.manifests.write("more", &objects(&more[..8]));
+    cluster.manifests.write("more", &objects(&more));
     let deny = |pod: &str| json!({"podSelector": {"matchLabels": {"pod": pod}}, "policyTypes": ["Ingress"]});
     let mut all = policies();
     all.extend([policy("z", "even", &deny("p0")), policy("z", "last", &deny("p7"))]);
@@ -195,7 +194,7 @@ fn veths_of_any_index_are_endpoints_and_an_index_may_come_again() {
         let patience = Duration::from_millis(if allowed { 3000 } else { 300 });
         Probe::new(cluster.pod("x/c"), to.v4().unwrap(), Protocol::Tcp, 80).timeout(patience).run()
     };
-    for (at, pod) in more[..8].iter().enumerate() {
+    for (at, pod) in more.iter().enumerate() {
         let allowed = ![0, 7].contains(&at);
         let outcome = ask(&cluster, pod, allowed);
         assert_eq!(
@@ -209,10 +208,14 @@ fn veths_of_any_index_are_endpoints_and_an_index_may_come_again() {
         assert_eq!((&found["pod"], &found["ifindex"]), (&json!(pod.name()), &json!(index(at as u32))), "{found}");
     }
     // There is no place for the ninth: it is closed, and that is said.
+    more.push(add(&cluster, 8));
     cluster.manifests.write("more", &objects(&more));
     let agent = &cluster.agents[0];
-    await_that("a report of the ninth", || agent.status()["problems"].to_string().contains("closed"));
+    await_that("a report of the ninth", || {
+        agent.status()["problems"].to_string().contains("closed: the interfaces table")
+    });
     assert_eq!(ask(&cluster, &more[8], false), Outcome::Timeout, "the ninth");
+    cluster.bed.remove_pod(&more[8]).unwrap();
 
     // Another pod with the index of one that is denied, and the other way round.
     for (gone, name, denied) in [(&more[0], "z/new", false), (&more[1], "z/p0", true)] {
