@@ -150,9 +150,10 @@ fn judge_outgoing<T: Tables>(
         packet.stamp = deferred_stamp(endpoint, flow.state);
     } else {
         t.count(verdict.rule(), packet.size);
-        if !found && !headers.opens {
-            // A reply whose flow has given way to others here is still one for its client.
-            answer_deferred(t, packet);
+        // A reply whose flow has given way to others here is still one for its client. It enters nothing: on a flow of this
+        // pod's own the next reply would ride, and go without REPLY.
+        if !found && !headers.opens && answer_deferred(t, packet) {
+            return Ok(());
         }
     }
     if found || take_up(t, headers, flow) {
@@ -161,12 +162,14 @@ fn judge_outgoing<T: Tables>(
     Ok(())
 }
 
-/// Where a reply reverses a flow that was deferred at another pod's veth, its exit has recorded that.
+/// Where a reply reverses a flow that was deferred at another pod's veth, its exit has recorded that: tells whether.
 #[inline(always)]
-fn answer_deferred<T: Tables>(t: T, packet: &mut Packet) {
-    if has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms(packet.size) {
+fn answer_deferred<T: Tables>(t: T, packet: &mut Packet) -> bool {
+    let answers = has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms(packet.size);
+    if answers {
         packet.stamp = packet.stamp.with_reply();
     }
+    answers
 }
 
 /// The stamp of a packet of a deferred flow.

@@ -158,7 +158,8 @@ impl Agent {
 
     /// What its programs have dropped so far, by reason.
     pub(crate) fn drops(&self) -> Vec<(String, f64)> {
-        let drops = self.metrics().into_iter().filter(|sample| sample.name == "portcullis_drops_total" && sample.value > 0.0);
+        let drops =
+            self.metrics().into_iter().filter(|sample| sample.name == "portcullis_drops_total" && sample.value > 0.0);
         drops.map(|sample| (sample.labels["reason"].clone(), sample.value)).collect()
     }
 

@@ -19,8 +19,10 @@ const TARGET: u16 = 7000;
 /// The port of the Service before them.
 const FRONT: u16 = 8080;
 /// The Service's addresses.
-const VIPS: [IpAddr; 2] =
-    [IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 4, 1)), IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 4, 1))];
+const VIPS: [IpAddr; 2] = [
+    IpAddr::V4(std::net::Ipv4Addr::new(10, 0, 4, 1)),
+    IpAddr::V6(std::net::Ipv6Addr::new(0xfd00, 0x10, 0x96, 0, 0, 0, 4, 1)),
+];
 /// Longer than any answer of a flow that is let through takes, TCP's first two repetitions included.
 const SOON: Duration = Duration::from_secs(3);
 /// Long enough for what is let through to arrive.
