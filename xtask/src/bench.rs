@@ -108,15 +108,12 @@ mod tests {
 
     #[test]
     fn what_is_asked_reaches_the_benchmark() {
-        let arguments = Arguments {
-            section: Section::Veth,
-            quick: true,
-            json: None,
-            rounds: Some(3),
-            only: Some("agent".into()),
-        };
+        let arguments =
+            Arguments { section: Section::Veth, quick: true, json: None, rounds: Some(3), only: Some("agent".into()) };
         let text = format!("{:?}", command("veth", &arguments, Path::new("figures.json")));
-        for expected in ["\"--bench\" \"veth\"", "\"--rounds\" \"3\"", "\"--only\" \"agent\"", "\"--quick\"", "figures.json"] {
+        for expected in
+            ["\"--bench\" \"veth\"", "\"--rounds\" \"3\"", "\"--only\" \"agent\"", "\"--quick\"", "figures.json"]
+        {
             assert!(text.contains(expected), "{expected} is not in {text}");
         }
         let targets = |section: Section| section.targets().iter().map(|(target, _)| *target).collect::<Vec<_>>();

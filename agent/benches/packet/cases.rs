@@ -6,7 +6,9 @@ use portcullis_common::Stamp;
 use portcullis_common::layout::node_flag;
 
 use crate::frame::{ACK, SYN, Side, context, fragment, tcp, too_big, udp};
-use crate::world::{ALSO, DEVICES, FREE, ISOLATED, MUTUAL, SERVICE, STRANGER, UNKNOWN, in_range, outside, peer, port, sixth};
+use crate::world::{
+    ALSO, DEVICES, FREE, ISOLATED, MUTUAL, SERVICE, STRANGER, UNKNOWN, in_range, outside, peer, port, sixth,
+};
 
 /// A packet goes on.
 pub(crate) const PASS: i32 = -1;
@@ -111,7 +113,11 @@ fn received(slot: usize, frame: Vec<u8>, stamp: u16, answer: i32) -> Shot {
 
 /// Slot 0's packet, deferred, at an exit.
 fn exit(to: Side, flags: u8) -> Shot {
-    Shot { program: "to_uplink", context: context(9, DEVICES[0], Stamp::deferred(0, 1).0), ..out(0, to, CLIENT_PORT, flags, PASS) }
+    Shot {
+        program: "to_uplink",
+        context: context(9, DEVICES[0], Stamp::deferred(0, 1).0),
+        ..out(0, to, CLIENT_PORT, flags, PASS)
+    }
 }
 
 /// Slot 0's packet, deferred, at slot 2's veth.

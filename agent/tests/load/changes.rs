@@ -17,9 +17,7 @@ const PODS: [(&str, usize); 4] = [("x/a", 0), ("x/b", 0), ("x/c", 0), ("x/d", 0)
 
 /// The policies after change `i`. Whatever `i` is, b may be asked by c and never by d; by a when `i` is even.
 fn policies(i: u64) -> Vec<Value> {
-    let from = |pods: &[&str]| {
-        json!([{"podSelector": {"matchExpressions": [{"key": "pod", "operator": "In", "values": pods}]}}])
-    };
+    let from = |pods: &[&str]| json!([{"podSelector": {"matchExpressions": [{"key": "pod", "operator": "In", "values": pods}]}}]);
     let peers: &[&str] = if i.is_multiple_of(2) { &["c", "a"] } else { &["c"] };
     // Another port each time, so that port classes, profiles and sets change as well; another range, and another name, so
     // that rules come and go.

@@ -40,8 +40,7 @@ fn round(cluster: &LiveCluster, number: u64) -> u64 {
     let enforced = |count: usize| {
         move |samples: &[Sample]| {
             let endpoints = |state: &str| {
-                let of_state =
-                    samples.iter().find(|s| s.name == "portcullis_endpoints" && s.has(&[("state", state)]));
+                let of_state = samples.iter().find(|s| s.name == "portcullis_endpoints" && s.has(&[("state", state)]));
                 of_state.map_or(0.0, |sample| sample.value)
             };
             let others = endpoints("pending") + endpoints("closed") + endpoints("pod-gone");
@@ -85,7 +84,7 @@ fn pods_that_come_and_go_leave_nothing() {
     let footprint = Footprint::of(agent);
     let begun = Instant::now();
     let mut number = 6;
-    while begun.elapsed() < Duration::from_secs(20 * factor()) {
+    while begun.elapsed() < Duration::from_secs(15 * factor()) {
         made += round(&cluster, number);
         number += 1;
     }
