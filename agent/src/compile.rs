@@ -173,6 +173,8 @@ pub struct Compiler {
     /// How often the tables have settled.
     now: u64,
     settled: bool,
+    /// What the last compile gave was not put in force.
+    refused: bool,
     first: bool,
     /// Endpoints' own addresses changed or moved, so that rows for their former classes may be left.
     own_rows_left: bool,
@@ -206,6 +208,7 @@ impl Compiler {
             passing: update::Passing::default(),
             now: 0,
             settled: false,
+            refused: false,
             first: true,
             own_rows_left: false,
         }
@@ -242,6 +245,23 @@ impl Compiler {
             || !self.services.retired.is_empty()
     }
 
+    /// Rules have counters below this number.
+    pub fn limit_rules(&mut self, end: u32) {
+        self.rules.limit(end);
+    }
+
+    /// Endpoints flip now to what the last compile gave.
+    pub fn taken(&mut self) {
+        self.sets.taken();
+    }
+
+    /// What the last compile gave had no room, and no endpoint has flipped to it: the next compile lets go of policy sets
+    /// that nobody wants any more and that never were in force, which nothing on the way can need. Without that, a table
+    /// that a change has overfilled would stay too small after the change is taken back.
+    pub const fn refused(&mut self) {
+        self.refused = true;
+    }
+
     /// Brings the tables up to date with the input, of which nothing but `dirty` has changed since the last call. The first
     /// call reads everything.
     pub fn compile(&mut self, input: &Input<'_>, dirty: &Dirty) -> &Desired {
@@ -249,6 +269,9 @@ impl Compiler {
         self.tables.desired.rejudge.clear();
         let sweep = std::mem::take(&mut self.settled);
         let own_rows_left = sweep && std::mem::take(&mut self.own_rows_left);
+        if std::mem::take(&mut self.refused) {
+            self.forget_refused();
+        }
         if sweep {
             self.sweep();
         }
@@ -303,6 +326,33 @@ impl Compiler {
         let mut local: BTreeSet<LocalId> = input.local.iter().map(|local| local.id.clone()).collect();
         local.extend(self.locals.ids().cloned());
         Dirty { all: true, objects, local, node: true }
+    }
+
+    /// Sets that nobody uses and that never were in force go.
+    fn forget_refused(&mut self) {
+        let now = self.now;
+        if self.rules.overflows() {
+            // Rules that would fit may have numbers that do not, given while others held those that do: their sets are made
+            // anew.
+            let untaken = self.sets.untaken().clone();
+            self.locals.take_back(&untaken, &mut self.sets);
+        }
+        let mut reading = sets::Reading {
+            atoms: &mut self.atoms,
+            ports: &mut self.ports,
+            pods: &self.pods,
+            rules: &mut self.rules,
+            tables: &mut self.tables,
+            now,
+        };
+        let sets = self.sets.drop_untaken(&mut reading);
+        if !sets.is_empty() {
+            // What nobody has any more must have gone before it is asked for again, or it would keep its number.
+            self.rules.drop_unused(&mut self.tables, now);
+            self.reaches.drop_sets(&sets, &mut self.tables);
+            let used = self.sets.profiles_in_use();
+            self.profiles.retain(&used, &mut self.tables, now);
+        }
     }
 
     /// The tables have settled: what was kept for the way goes.

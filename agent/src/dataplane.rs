@@ -9,6 +9,7 @@ mod clock;
 mod counters;
 mod grace;
 mod host;
+mod links;
 mod load;
 mod lock;
 mod memory;
@@ -17,6 +18,7 @@ mod ranges;
 mod seeds;
 mod test_run;
 mod uninstall;
+mod verified;
 
 use std::io;
 use std::path::{Path, PathBuf};

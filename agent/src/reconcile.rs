@@ -107,6 +107,9 @@ pub struct Reconciler {
     stale_rules: Vec<u32>,
     /// Endpoints that stay as the agent before has left them.
     kept: kept::Kept,
+    /// The seed of the tables' hashes, and the node's flags, as this agent has set them.
+    seed: u64,
+    flags: u64,
     /// What the tables of our bank hold.
     known: Flat,
     slots: Slots,
@@ -154,6 +157,8 @@ impl Reconciler {
             leftovers: false,
             stale_rules: Vec::new(),
             kept: kept::Kept::default(),
+            seed: 0,
+            flags: 0,
             known: Flat::default(),
             slots: Slots::default(),
             rules: RuleTable::default(),
@@ -244,7 +249,12 @@ impl Reconciler {
         self.local = local;
         self.rejudge.extend(self.compiler.desired().rejudge.iter().cloned());
         self.keep();
-        self.write_tables(first)?;
+        if let Err(error) = self.write_tables(first) {
+            if first {
+                self.hook_what_is_known();
+            }
+            return Err(error);
+        }
         if first {
             self.health.synced = true;
         }

@@ -35,9 +35,16 @@ use updating::follow_random_streams;
 
 #[test]
 fn three_judges_agree() {
-    let judged = judge_random_clusters(Court::new(Some(Programs::load())), 150);
-    println!("{judged} packets were judged");
-    assert!(judged >= 1_000, "only {judged} packets were judged");
+    let clusters = clusters(150);
+    let judged = judge_random_clusters(Court::new(Some(Programs::load())), clusters);
+    println!("judged {judged} packets of {clusters} clusters");
+    assert!(judged >= 6 * clusters as usize, "only {judged} packets of {clusters} clusters were judged");
+}
+
+/// How many random clusters: fewer where the machine is emulated.
+fn clusters(usual: u32) -> u32 {
+    let chosen = std::env::var("PORTCULLIS_CLUSTERS").ok();
+    chosen.map_or(usual, |chosen| chosen.parse().expect("PORTCULLIS_CLUSTERS is a number"))
 }
 
 #[test]

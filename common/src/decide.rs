@@ -96,7 +96,17 @@ fn judge_outgoing<T: Tables>(
     let found = flow::find(t, OWN, endpoint.slot);
     // SAFETY: as above.
     let flow = unsafe { &mut *flow };
-    if found && !headers.opens {
+    // A reply whose entry has given way to others here is still one: an exit has let out what it answers, and knows for whom.
+    let answers = !found && !headers.opens && answer_deferred(t, packet);
+    if answers {
+        let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
+        // SAFETY: the working memory's other flow, which `exit_confirms` has filled in.
+        let let_out = unsafe { &(*work).flows[1 - OWN as usize] };
+        flow.provenance = let_out.provenance;
+        flow.peer_incarnation = let_out.peer_incarnation;
+        flow.state = state::INGRESS;
+    }
+    if (found || answers) && !headers.opens {
         let known = flow.state;
         if known & state::INGRESS != 0 {
             flow.state = advance(known, headers, true);
@@ -115,7 +125,9 @@ fn judge_outgoing<T: Tables>(
             if !current || flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
             }
-            answer_deferred(t, packet);
+            if !answers {
+                answer_deferred(t, packet);
+            }
             return Ok(());
         }
         if flow.revision == endpoint.revision {
@@ -150,10 +162,6 @@ fn judge_outgoing<T: Tables>(
         packet.stamp = deferred_stamp(endpoint, flow.state);
     } else {
         t.count(verdict.rule(), packet.size);
-        if !found && !headers.opens {
-            // A reply whose flow has given way to others here is still one for its client.
-            answer_deferred(t, packet);
-        }
     }
     if found || take_up(t, headers, flow) {
         t.store_flow(OWN, endpoint.slot);
@@ -161,12 +169,14 @@ fn judge_outgoing<T: Tables>(
     Ok(())
 }
 
-/// Where a reply reverses a flow that was deferred at another pod's veth, its exit has recorded that.
+/// Where a reply reverses a flow that was deferred at another pod's veth, its exit has recorded that. Tells whether it has.
 #[inline(always)]
-fn answer_deferred<T: Tables>(t: T, packet: &mut Packet) {
-    if has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms(packet.size) {
+fn answer_deferred<T: Tables>(t: T, packet: &mut Packet) -> bool {
+    let answers = has_node_flag(t, node_flag::CONFIRM) && t.exit_confirms(packet.size);
+    if answers {
         packet.stamp = packet.stamp.with_reply();
     }
+    answers
 }
 
 /// The stamp of a packet of a deferred flow.
@@ -300,6 +310,10 @@ fn judge_incoming<T: Tables>(
         Some(sender) => Stamp::judged(sender.slot, sender.generation).provenance(),
         None => stamp.provenance(),
     };
+    let sender_incarnation = match &sender {
+        Some(sender) => sender.incarnation,
+        None => 0,
+    };
     let found = flow::find(t, OWN, endpoint.slot);
     // SAFETY: as above.
     let flow = unsafe { &mut *flow };
@@ -328,7 +342,9 @@ fn judge_incoming<T: Tables>(
             }
             return Ok(());
         }
-        if flow.revision == endpoint.revision && flow.provenance == provenance {
+        // Generations of a slot come again, incarnations never do.
+        let same_peer = flow.provenance == provenance && flow.peer_incarnation == sender_incarnation;
+        if flow.revision == endpoint.revision && same_peer {
             t.count(flow.rule, packet.size);
             flow.state = advance(known, headers, false);
             if flow.state != known {

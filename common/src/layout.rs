@@ -285,6 +285,12 @@ pub const fn wide_key(kind: u64, bank: u32, protocol: u8, port: u16) -> u64 {
     kind << 56 | (bank as u64 & 0xff) << 48 | (protocol as u64) << 16 | port as u64
 }
 
+/// The bank in the third word of a wide row's key.
+#[must_use]
+pub const fn wide_bank(third: u64) -> u32 {
+    (third >> 48) as u32 & 0xff
+}
+
 /// Banks: a new agent builds another set of address, range and port tables beside the one in force; there are more than
 /// two, since an agent may be stopped while endpoints are in two of them.
 pub const BANKS: u32 = 4;
@@ -343,6 +349,13 @@ impl RangeKey {
     #[must_use]
     pub const fn bank(&self) -> u32 {
         self.space >> 1
+    }
+
+    /// The key's words.
+    #[must_use]
+    pub const fn words(&self) -> [u32; 5] {
+        let [a, b, c, d] = self.address;
+        [self.space, a, b, c, d]
     }
 }
 

@@ -5,6 +5,8 @@ mod bench;
 mod build_ebpf;
 mod demo;
 mod deny;
+mod fuzz;
+mod kernels;
 mod live;
 mod process;
 mod stages;
@@ -37,6 +39,8 @@ enum Task {
     Deny,
     /// Show network policy at work on real packets
     Demo(demo::Arguments),
+    /// Search for inputs that break the parser or the decision
+    Fuzz(fuzz::Arguments),
     /// Measure what policy costs: per packet, and between pods
     Bench(bench::Arguments),
 }
@@ -48,6 +52,7 @@ fn main() -> ExitCode {
         Task::Walls => walls::run(),
         Task::Deny => deny::run().map(|_| ()),
         Task::Demo(arguments) => demo::run(&arguments),
+        Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
     };
     match outcome {

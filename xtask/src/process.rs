@@ -21,6 +21,11 @@ pub(crate) fn run(command: &mut Command) -> Result<()> {
     succeeded(&line, status)
 }
 
+/// Runs a command of which only failure is news: then with what it printed.
+pub(crate) fn run_silently(command: &mut Command) -> Result<()> {
+    output_of(command).map(drop)
+}
+
 /// Like [`run`], but ends the command when it takes longer than `limit`.
 ///
 /// At a terminal there is no limit: a person decides, and Ctrl-C must reach the command, which therefore stays in our

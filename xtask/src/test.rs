@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::stages::{self, Outcome, Stage};
 use crate::workspace::{self, Metadata};
-use crate::{build_ebpf, deny, live, process, walls};
+use crate::{build_ebpf, deny, fuzz, kernels, live, process, walls};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -28,11 +28,13 @@ fn all() -> Vec<Stage> {
         stage("fmt", 1, fmt),
         stage("walls", 1, |_| walls::run().map(|()| Outcome::Passed)),
         stage("set-up", 8, set_up),
-        stage("clippy", 6, clippy),
-        stage("deny", 5, |_| deny::run()),
-        stage("doc", 4, doc),
+        stage("clippy", 5, clippy),
+        stage("deny", 4, |_| deny::run()),
+        stage("doc", 3, doc),
         stage("test", 9, test),
+        stage("fuzz", 3, fuzz::stage),
         stage("live", 10, live::run),
+        stage("kernels", 8, kernels::run),
     ]
 }
 

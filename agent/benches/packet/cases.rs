@@ -6,7 +6,9 @@ use portcullis_common::Stamp;
 use portcullis_common::layout::node_flag;
 
 use crate::frame::{ACK, SYN, Side, context, fragment, tcp, too_big, udp};
-use crate::world::{ALSO, DEVICES, FREE, ISOLATED, MUTUAL, SERVICE, STRANGER, UNKNOWN, outside, peer, port, sixth};
+use crate::world::{
+    ALSO, DEVICES, FREE, ISOLATED, MUTUAL, SERVICE, STRANGER, UNKNOWN, in_range, outside, peer, port, sixth,
+};
 
 /// A packet goes on.
 pub(crate) const PASS: i32 = -1;
@@ -129,6 +131,7 @@ pub(crate) fn all(rules: u32) -> Vec<Case> {
     let last = rules - 1;
     let near = v4((peer(last), port(last)));
     let far = v4((outside(last), port(last)));
+    let broad = v4((in_range(last), port(last)));
     let mut cases = Vec::new();
     let mut add = |group, name, before: Vec<Shot>, shot: Shot| {
         cases.push(Case { group, name, rules, before, shot, rotates: false, flags: 0 });
@@ -157,13 +160,18 @@ pub(crate) fn all(rules: u32) -> Vec<Case> {
 
     let name = "from_pod, SYN again, peer by selector";
     add(Group::New, name, vec![], out(0, near, CLIENT_PORT + 2, SYN, PASS));
-    let name = "from_pod, SYN again, peer by ipBlock";
+    let name = "from_pod, SYN again, peer by ipBlock /32";
     add(Group::New, name, vec![], out(0, far, CLIENT_PORT + 2, SYN, PASS));
+    let name = "from_pod, SYN again, peer by ipBlock /24";
+    add(Group::New, name, vec![], out(0, broad, CLIENT_PORT + 2, SYN, PASS));
     let from = v4((peer(last), CLIENT_PORT + 2));
     let name = "to_pod, SYN again, peer by selector";
     add(Group::New, name, vec![], into(0, from, port(last), SYN, OUTSIDE, PASS));
     let from = v4((outside(last), CLIENT_PORT + 2));
-    let name = "to_pod, SYN again, peer by ipBlock";
+    let name = "to_pod, SYN again, peer by ipBlock /32";
+    add(Group::New, name, vec![], into(0, from, port(last), SYN, OUTSIDE, PASS));
+    let from = v4((in_range(last), CLIENT_PORT + 2));
+    let name = "to_pod, SYN again, peer by ipBlock /24";
     add(Group::New, name, vec![], into(0, from, port(last), SYN, OUTSIDE, PASS));
     if rules == 1 {
         add(Group::New, "from_pod, SYN again, no policy", vec![], out(1, near, CLIENT_PORT + 2, SYN, PASS));

@@ -58,6 +58,11 @@ pub(crate) fn outside(i: u32) -> Ipv4Addr {
     Ipv4Addr::from(u32::from(Ipv4Addr::new(100, 64, 0, 0)) + i)
 }
 
+/// An address in the range that rule `i` names.
+pub(crate) fn in_range(i: u32) -> Ipv4Addr {
+    Ipv4Addr::from(u32::from(Ipv4Addr::new(101, 0, 0, 0)) + (i << 8) + 7)
+}
+
 /// The port that rule `i` names.
 pub(crate) fn port(i: u32) -> u16 {
     1000 + i as u16
@@ -87,7 +92,9 @@ impl World {
     pub(crate) fn new(rules: u32) -> Result<Self> {
         let pin_dir = std::path::PathBuf::from(format!("/sys/fs/bpf/portcullis-bench-{}-{rules}", std::process::id()));
         let pins = Pins(pin_dir.clone());
-        let settings = Settings { pin_dir, sizes: Sizes::default(), clsact: false, mark_shift: None, test: true };
+        // Both directions' rules have counters, and their addresses, ranges and rows room.
+        let sizes = Sizes { rules: 1 << 15, ..Sizes::default() };
+        let settings = Settings { pin_dir, sizes, clsact: false, mark_shift: None, test: true };
         let (mut dataplane, mut image) = Dataplane::open(&settings)?;
         // The maps live as long as we do: pins would only outlive a run that is interrupted.
         drop(pins);
@@ -147,6 +154,7 @@ fn cluster(rules: u32) -> Result<(Cluster, Vec<LocalPod>)> {
         let peers = json!([
             {"podSelector": {"matchLabels": {"name": format!("peer-{i}")}}},
             {"ipBlock": {"cidr": format!("{}/32", outside(i))}},
+            {"ipBlock": {"cidr": format!("{}/24", Ipv4Addr::from(u32::from(in_range(i)) - 7))}},
         ]);
         let mut ports = vec![json!({"protocol": "TCP", "port": port(i)})];
         if i == rules - 1 {

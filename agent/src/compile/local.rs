@@ -40,9 +40,24 @@ pub(super) struct Locals {
     /// Two claim one address only by mistake, but until that is mended both see themselves in it.
     owners: BTreeMap<IpAddr, BTreeSet<LocalId>>,
     marked: BTreeSet<LocalId>,
+    /// Have lost sets that never were in force: they flip, whatever they get.
+    bereft: BTreeSet<LocalId>,
 }
 
 impl Locals {
+    /// Takes sets that never were in force from their endpoints, which are to get others.
+    pub(super) fn take_back(&mut self, untaken: &BTreeSet<SetId>, sets: &mut Sets) {
+        for (id, local) in &mut self.locals {
+            for held in [&mut local.ingress, &mut local.egress] {
+                if let Some(set) = held.take_if(|set| untaken.contains(set)) {
+                    sets.leave(set, id);
+                    self.bereft.insert(id.clone());
+                }
+            }
+        }
+        self.marked.extend(self.bereft.iter().cloned());
+    }
+
     /// Marks pods whose policies may be others now.
     pub(super) fn mark(&mut self, concerned: impl Fn(&LocalId, &Local) -> bool) {
         let marked = self.locals.iter().filter(|(id, local)| concerned(id, local)).map(|(id, _)| id.clone());
@@ -67,6 +82,11 @@ impl Locals {
         reading: &mut Reading<'_>,
     ) -> Outcome {
         let mut outcome = Outcome::default();
+        for id in std::mem::take(&mut self.bereft) {
+            let addresses = self.locals.get(&id).map(|local| local.pod.addresses.clone());
+            outcome.addresses.extend(addresses.into_iter().flatten());
+            outcome.flipped.insert(id);
+        }
         let pods_dirty = dirty.objects.iter().any(|key| matches!(key, ObjectKey::Pod(_)));
         if dirty.all || !dirty.local.is_empty() || pods_dirty {
             self.take_in(local, sets, reading, &mut outcome);

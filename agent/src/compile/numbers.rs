@@ -70,9 +70,21 @@ impl Allocator {
         number
     }
 
-    /// Gives a number back.
+    /// Gives a number back. One beyond the end was given only since there was no other.
     pub(super) fn release(&mut self, number: u32, now: u64) {
-        self.free.push_back((number, now));
+        if number < self.end {
+            self.free.push_back((number, now));
+        }
+    }
+
+    /// Whether a number is below the end.
+    pub(super) fn has_room_for(&self, number: u32) -> bool {
+        number < self.end
+    }
+
+    /// Numbers end here.
+    pub(super) fn limit(&mut self, end: u32) {
+        self.end = end;
     }
 }
 
@@ -90,6 +102,16 @@ mod tests {
         assert_eq!(numbers.take(1), 8, "too fresh");
         assert_eq!(numbers.take(2), 5, "oldest first");
         assert_eq!(numbers.take(2), 9, "one stays spare");
+    }
+
+    #[test]
+    fn numbers_beyond_the_end_do_not_come_back() {
+        let mut numbers = Allocator::new(1, u32::MAX, 100);
+        numbers.limit(3);
+        assert_eq!((numbers.take(0), numbers.take(0), numbers.take(0), numbers.take(0)), (1, 2, 3, 4));
+        [4, 3, 2].into_iter().for_each(|number| numbers.release(number, 0));
+        assert_eq!(numbers.take(0), 2, "the one that fits");
+        assert_eq!(numbers.take(0), 5, "there is no other");
     }
 
     #[test]

@@ -56,8 +56,8 @@ impl Reaches {
         !self.pending.is_empty() || !self.redundant.is_empty()
     }
 
-    /// The tables have settled: these sets and ports are gone.
-    pub(super) fn settle(&mut self, sets: &[SetId], ports: &[ServiceNumber], tables: &mut super::tables::Tables) {
+    /// These sets are gone.
+    pub(super) fn drop_sets(&mut self, sets: &[SetId], tables: &mut super::tables::Tables) {
         for set in sets {
             if let Some(reach) = self.sets.remove(set) {
                 tables.reach_defaults(*set, None);
@@ -66,6 +66,11 @@ impl Reaches {
                 }
             }
         }
+    }
+
+    /// The tables have settled: these sets and ports are gone.
+    pub(super) fn settle(&mut self, sets: &[SetId], ports: &[ServiceNumber], tables: &mut super::tables::Tables) {
+        self.drop_sets(sets, tables);
         for (set, reach) in &mut self.sets {
             for port in ports {
                 if reach.rows.remove(port).is_some() {

@@ -215,6 +215,16 @@ impl RuleNumbers {
         }
     }
 
+    /// Numbers from `end` on have no counter: they are given only when there is no other, and then do not fit.
+    pub(super) fn limit(&mut self, end: u32) {
+        self.numbers.limit(end);
+    }
+
+    /// Whether some rule has a number without a counter.
+    pub(super) fn overflows(&self) -> bool {
+        self.identities.keys().any(|rule| !self.numbers.has_room_for(rule.0))
+    }
+
     fn find(&self, identity: &RuleIdentity) -> Option<RuleNumber> {
         self.known.get(identity).map(|(rule, _)| *rule)
     }

@@ -124,6 +124,8 @@ pub(super) struct Sets {
     frozen: BTreeSet<SetId>,
     /// Made since the last [`Self::write_fresh`].
     fresh: Vec<SetId>,
+    /// Made since endpoints last flipped: in force for none.
+    untaken: BTreeSet<SetId>,
     numbers: Allocator,
 }
 
@@ -137,6 +139,7 @@ impl Sets {
             irregular: FxHashSet::default(),
             frozen: BTreeSet::new(),
             fresh: Vec::new(),
+            untaken: BTreeSet::new(),
             numbers: Allocator::new(first.max(1), 1 << 28, 1 << 12),
         }
     }
@@ -231,6 +234,7 @@ impl Sets {
             }
         }
         self.fresh.push(id);
+        self.untaken.insert(id);
         id
     }
 
@@ -499,10 +503,37 @@ impl Sets {
         self.sets.values().any(|set| set.users.is_empty() || !set.past_users.is_empty())
     }
 
+    /// Endpoints flip to the sets that they use: any of them may be in force from now on.
+    pub(super) fn taken(&mut self) {
+        self.untaken.clear();
+    }
+
+    /// Sets that never were in force.
+    pub(super) fn untaken(&self) -> &BTreeSet<SetId> {
+        &self.untaken
+    }
+
+    /// Lets go of the sets that nobody uses and that never were in force. Gives them.
+    pub(super) fn drop_untaken(&mut self, reading: &mut Reading<'_>) -> Vec<SetId> {
+        let unused = |id: &SetId| self.sets.get(id).is_some_and(|set| set.users.is_empty());
+        let gone: Vec<SetId> = self.untaken.iter().copied().filter(unused).collect();
+        self.drop_sets(&gone, reading);
+        gone
+    }
+
     /// Lets go of the sets that nobody uses. Gives them.
     pub(super) fn drop_retired(&mut self, reading: &mut Reading<'_>) -> Vec<SetId> {
         let gone: Vec<SetId> = self.iter().filter(|(_, set)| set.users.is_empty()).map(|(id, _)| id).collect();
-        for id in &gone {
+        self.drop_sets(&gone, reading);
+        for set in self.sets.values_mut() {
+            set.past_users.clear();
+        }
+        self.frozen.clear();
+        gone
+    }
+
+    fn drop_sets(&mut self, gone: &[SetId], reading: &mut Reading<'_>) {
+        for id in gone {
             let Some(set) = self.sets.remove(id) else { continue };
             for atom in set.atoms {
                 reading.atoms.forget(atom);
@@ -528,13 +559,10 @@ impl Sets {
                 self.known.remove(&set.key);
             }
             self.irregular.remove(id);
+            self.frozen.remove(id);
+            self.untaken.remove(id);
             self.numbers.release(id.0, reading.now);
         }
-        for set in self.sets.values_mut() {
-            set.past_users.clear();
-        }
-        self.frozen.clear();
-        gone
     }
 
     /// The profiles that some row names; what sets remember of others is forgotten.

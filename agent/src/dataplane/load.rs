@@ -6,7 +6,7 @@ use std::sync::Arc;
 
 use aya::maps::{Array, MapData, MapInfo};
 use aya::programs::SchedClassifier;
-use aya::{Ebpf, EbpfLoader, Pod};
+use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
 use portcullis_common::layout::{Identity, Meta, RuleName};
 
 use super::attach::LINKS;
@@ -155,7 +155,7 @@ impl Dataplane {
         let mut pins = Pins::new(&settings.pin_dir, &dir, lock);
         let found = if maps.join("META").exists() { Found::Adopted } else { Found::Fresh };
         let sizes = sizes_of(&maps, settings.sizes)?;
-        let mut ebpf = load(settings, &sizes, &maps)?;
+        let mut ebpf = load(settings, &sizes, &maps, VerifierLogLevel::default())?;
         let meta = memory::map(map_data(&ebpf, "META")?)?;
         claim(&meta, namespace, &settings.pin_dir)?;
         let mut program_ids = BTreeMap::new();
@@ -257,7 +257,7 @@ impl Dataplane {
 }
 
 /// The sizes of pinned tables, which programs must be told as they are; those of settings where none is pinned.
-fn sizes_of(maps: &Path, settings: Sizes) -> Result<Sizes, DataplaneError> {
+pub(super) fn sizes_of(maps: &Path, settings: Sizes) -> Result<Sizes, DataplaneError> {
     let entries = |name: &'static str, otherwise: u32| -> Result<u32, DataplaneError> {
         let path = maps.join(name);
         if !path.exists() {
@@ -281,7 +281,13 @@ fn sizes_of(maps: &Path, settings: Sizes) -> Result<Sizes, DataplaneError> {
     Ok(sizes)
 }
 
-fn load(settings: &Settings, sizes: &Sizes, maps: &Path) -> Result<Ebpf, DataplaneError> {
+/// Makes the maps that are not pinned, and puts the programs together; they are not loaded yet.
+pub(super) fn load(
+    settings: &Settings,
+    sizes: &Sizes,
+    maps: &Path,
+    log: VerifierLogLevel,
+) -> Result<Ebpf, DataplaneError> {
     let constants = Constants {
         narrow_mask: sizes.narrow_buckets - 1,
         wide_mask: sizes.wide_buckets - 1,
@@ -294,6 +300,7 @@ fn load(settings: &Settings, sizes: &Sizes, maps: &Path) -> Result<Ebpf, Datapla
         test: settings.test.into(),
     };
     let mut loader = EbpfLoader::new();
+    loader.verifier_log_level(log);
     loader.override_global("CONSTANTS", &constants, true);
     loader.map_max_entries("NARROW", sizes.narrow_buckets);
     loader.map_max_entries("WIDE", sizes.wide_buckets);

@@ -132,6 +132,12 @@ impl Families<'_> {
                 .into_iter()
                 .map(|result| ([("result", result.name())], figures.updates.get(&result).copied().unwrap_or(0))),
         )?;
+        self.counters(
+            "portcullis_table_repairs",
+            "Rows of tables that somebody else had changed and that were put right.",
+            None,
+            figures.table_repairs.iter().map(|(table, count)| ([("table", *table)], *count)),
+        )?;
         self.family(
             "portcullis_update_duration",
             "Time from the first event of an update to its last write into a table.",

@@ -44,6 +44,9 @@ const TC_ACT_PIPE: i32 = 3;
 
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Attributes by number.
+type Attributes = BTreeMap<u16, Vec<u8>>;
+
 /// The qdisc of a device's `ffff:`, under which filters on ingress and egress hang.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Qdisc {
@@ -150,11 +153,7 @@ impl Filters {
         Ok(())
     }
 
-    fn dump(
-        &mut self,
-        request: RouteNetlinkMessage,
-        what: &'static str,
-    ) -> Result<Vec<(TcHeader, BTreeMap<u16, Vec<u8>>)>, Error> {
+    fn dump(&mut self, request: RouteNetlinkMessage, what: &'static str) -> Result<Vec<(TcHeader, Attributes)>, Error> {
         self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
         let payloads = self.receive(what)?;
         Ok(payloads
@@ -203,7 +202,7 @@ fn message(ifindex: u32, parent: u32) -> TcMessage {
 }
 
 /// Attributes by number; a number that is there several times keeps the last.
-fn attributes(bytes: &[u8]) -> BTreeMap<u16, Vec<u8>> {
+fn attributes(bytes: &[u8]) -> Attributes {
     NlasIterator::new(bytes)
         .map_while(Result::ok)
         .map(|nla: NlaBuffer<&[u8]>| (nla.kind(), nla.value().to_vec()))
@@ -219,7 +218,7 @@ fn number(bytes: &[u8]) -> Option<u32> {
 }
 
 /// `None` for what describes no filter: the classifier itself, and hash tables of u32.
-fn filter(header: &TcHeader, outer: &BTreeMap<u16, Vec<u8>>) -> Option<Filter> {
+fn filter(header: &TcHeader, outer: &Attributes) -> Option<Filter> {
     let options = attributes(outer.get(&TCA_OPTIONS)?);
     let kind = text(outer.get(&TCA_KIND)?);
     if kind == "u32" && options.contains_key(&TCA_U32_DIVISOR) {
@@ -250,7 +249,7 @@ fn filter(header: &TcHeader, outer: &BTreeMap<u16, Vec<u8>>) -> Option<Filter> {
 }
 
 /// Whether actions, in order, may end with TC_ACT_OK; what is not understood may.
-fn actions_classify(actions: &BTreeMap<u16, Vec<u8>>) -> bool {
+fn actions_classify(actions: &Attributes) -> bool {
     let mut last = TC_ACT_OK;
     for action in actions.values() {
         let options = attributes(action).remove(&TCA_ACT_OPTIONS);
@@ -262,4 +261,82 @@ fn actions_classify(actions: &BTreeMap<u16, Vec<u8>>) -> bool {
         }
     }
     matches!(last, TC_ACT_OK | TC_ACT_RECLASSIFY | TC_ACT_PIPE)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn attribute(kind: u16, value: &[u8]) -> Vec<u8> {
+        let mut bytes = u16::try_from(value.len() + 4).unwrap().to_ne_bytes().to_vec();
+        bytes.extend(kind.to_ne_bytes());
+        bytes.extend(value);
+        bytes.resize(bytes.len().next_multiple_of(4), 0);
+        bytes
+    }
+
+    fn number_attribute(kind: u16, value: u32) -> Vec<u8> {
+        attribute(kind, &value.to_ne_bytes())
+    }
+
+    /// One action: its control, as `tc_gen` has it.
+    fn action(order: u16, control: i32) -> Vec<u8> {
+        let parameters = [1_i32, 0, control, 1, 1].map(i32::to_ne_bytes).concat();
+        let options = attribute(TCA_ACT_OPTIONS, &attribute(TCA_ACT_PARAMETERS, &parameters));
+        attribute(order, &[attribute(1, b"some\0"), options].concat())
+    }
+
+    fn read(kind: &str, options: &[Vec<u8>]) -> Option<Filter> {
+        let mut header = TcHeader::default();
+        header.info = 7 << 16 | 3;
+        header.handle = TcHandle::from(9);
+        let kind = attribute(TCA_KIND, format!("{kind}\0").as_bytes());
+        let options = attribute(TCA_OPTIONS, &options.concat());
+        filter(&header, &attributes(&[kind, options, number_attribute(TCA_CHAIN, 2)].concat()))
+    }
+
+    #[test]
+    fn filters_that_may_end_with_ok_are_told_from_those_that_do_not() {
+        const STOLEN: i32 = 4;
+        const SHOT: i32 = 2;
+        const UNSPEC: i32 = -1;
+        let acts = |kind: u16, controls: &[i32]| {
+            let actions: Vec<Vec<u8>> = (1..).zip(controls).map(|(order, control)| action(order, *control)).collect();
+            attribute(kind, &actions.concat())
+        };
+        let direct = number_attribute(TCA_BPF_FLAGS, TCA_BPF_FLAG_ACT_DIRECT);
+        let rows: [(&str, &str, Vec<Vec<u8>>, bool); 12] = [
+            ("a direct program", "bpf", vec![direct], true),
+            ("a program that only matches", "bpf", vec![number_attribute(TCA_BPF_ID, 5)], true),
+            ("a program that drops what it matches", "bpf", vec![acts(1, &[SHOT])], false),
+            ("a redirect", "u32", vec![acts(7, &[STOLEN])], false),
+            ("a redirect after a mark", "u32", vec![acts(7, &[TC_ACT_PIPE, STOLEN])], false),
+            ("a class", "u32", vec![number_attribute(1, 0x10001)], true),
+            ("ok", "matchall", vec![acts(2, &[TC_ACT_OK])], true),
+            ("ok before a redirect", "flower", vec![acts(3, &[TC_ACT_OK, STOLEN])], true),
+            ("nothing more to do", "flower", vec![acts(3, &[TC_ACT_PIPE])], true),
+            ("continue", "basic", vec![acts(3, &[UNSPEC])], false),
+            ("an action that cannot be read", "fw", vec![attribute(4, &attribute(1, b"odd"))], true),
+            ("a classifier that nobody knows", "novel", vec![acts(2, &[SHOT])], true),
+        ];
+        for (what, kind, options, expected) in rows {
+            let read = read(kind, &options).unwrap_or_else(|| panic!("{what}"));
+            assert_eq!(read.may_classify, expected, "{what}: {read:?}");
+            assert_eq!((read.chain, read.priority, read.handle), (2, 7, 9), "{what}");
+        }
+    }
+
+    #[test]
+    fn what_is_no_filter_is_none() {
+        assert_eq!(read("u32", &[number_attribute(TCA_U32_DIVISOR, 1)]), None, "a hash table of u32");
+        let classifier = attributes(&attribute(TCA_KIND, b"u32\0"));
+        assert_eq!(filter(&TcHeader::default(), &classifier), None, "a classifier without options");
+    }
+
+    #[test]
+    fn a_program_is_known_by_number_and_name() {
+        let options = [number_attribute(TCA_BPF_ID, 77), attribute(TCA_BPF_NAME, b"from_pod\0")];
+        let read = read("bpf", &options).unwrap();
+        assert_eq!((read.program, read.name.as_deref()), (Some(77), Some("from_pod")));
+    }
 }

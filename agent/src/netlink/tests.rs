@@ -13,7 +13,7 @@ use rtnetlink::packet_route::{AddressFamily, RouteNetlinkMessage};
 use super::bell::messages;
 use super::parse;
 use super::table::{Stale, Table};
-use crate::endpoints::{Link, LinkKind};
+use crate::endpoints::{Link, LinkKind, LinkLayer};
 
 fn link_message(ifindex: u32, name: &str, mac: u8) -> LinkMessage {
     let mut message = LinkMessage::default();
@@ -214,4 +214,28 @@ fn tunnel_devices_tell_their_ports() {
     assert_eq!(vxlan(0), None, "VXLAN that has not got one yet");
     assert_eq!(with(InfoKind::Geneve, InfoData::Geneve(vec![InfoGeneve::Port(6081)])), Some(6081), "GENEVE");
     assert_eq!(link(5, "veth5", 1).tunnel_port, None, "no tunnel");
+}
+
+#[test]
+fn what_stands_before_the_ip_header_is_told_by_the_type_of_the_device() {
+    for (kind, expected, what) in [
+        (1_u16, LinkLayer::Ethernet, "Ethernet: veth, vxlan, bond, gretap, tap"),
+        (772, LinkLayer::Ethernet, "loopback"),
+        (65534, LinkLayer::Ip, "none: tun, wireguard"),
+        (519, LinkLayer::Ip, "raw IP"),
+        (512, LinkLayer::Ip, "PPP"),
+        (768, LinkLayer::Ip, "ipip"),
+        (769, LinkLayer::Ip, "ip6tnl"),
+        (776, LinkLayer::Ip, "sit"),
+        (778, LinkLayer::Ip, "gre"),
+        (823, LinkLayer::Ip, "ip6gre"),
+        (32, LinkLayer::Unknown, "Infiniband"),
+        (280, LinkLayer::Unknown, "CAN"),
+        (804, LinkLayer::Unknown, "802.15.4"),
+        (60000, LinkLayer::Unknown, "a type that nobody knows"),
+    ] {
+        let mut message = link_message(5, "device", 1);
+        message.header.link_layer_type = kind.into();
+        assert_eq!(parse::link(&message).map(|link| link.layer), Some(expected), "{what}");
+    }
 }

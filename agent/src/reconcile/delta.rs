@@ -4,7 +4,7 @@ use portcullis_common::layout::{narrow, narrow_key};
 
 use crate::compile::{Touched, TouchedKeys};
 use crate::state::Desired;
-use crate::state::flat::{Flat, address_key, profile_key, service_key};
+use crate::state::flat::{Flat, address_key, alone_in, profile_key, service_key};
 
 /// Two parts of the tables with the same scope.
 pub(super) struct Delta {
@@ -60,11 +60,15 @@ impl Delta {
             wanted.put_service(desired, *port, bank);
             wide_keys.push(service_key(*port, bank));
         }
-        before.wide.extend(wide_keys.into_iter().filter_map(|key| Some((key, *known.wide.get(&key)?))));
         for net in &keys.ranges {
-            wanted.put_range(desired, *net);
+            wanted.put_range(desired, *net, bank);
+            if let Some(address) = alone_in(*net) {
+                wide_keys.push(address_key(address, bank));
+                continue;
+            }
             before.ranges.extend(known.ranges.get(net).map(|value| (*net, *value)));
         }
+        before.wide.extend(wide_keys.into_iter().filter_map(|key| Some((key, *known.wide.get(&key)?))));
         if !keys.ports.is_empty() {
             wanted.put_ports(desired);
             before.ports.clone_from(&known.ports);

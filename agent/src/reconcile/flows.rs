@@ -133,7 +133,7 @@ fn local(slot: &Slot) -> Option<Local> {
         .filter(|address| *address != Address::UNSPECIFIED)
         .map(IpAddr::from)
         .collect();
-    (!addresses.is_empty()).then(|| Local {
+    (!addresses.is_empty()).then_some(Local {
         slot: slot.number,
         generation: slot.content.generation,
         incarnation: slot.content.incarnation,

@@ -26,9 +26,20 @@ impl Reconciler {
             self.image.grace_passed();
             self.slots.grace_passed();
         }
-        self.name_rules()?;
-        self.make(&delta)?;
-        self.turn(&delta)?;
+        let made = self.name_rules().and_then(|()| self.make(&delta)).and_then(|()| self.turn(&delta));
+        if made.is_err() {
+            let (known, wanted) = (&delta.known, &delta.wanted);
+            tracing::debug!(
+                rows = known.narrow.len(),
+                rows_wanted = wanted.narrow.len(),
+                addresses = known.wide.len(),
+                addresses_wanted = wanted.wide.len(),
+                "not everything has room"
+            );
+            self.compiler.refused();
+        }
+        made?;
+        self.compiler.taken();
         let confirm = self.compiler.desired().endpoints.values().any(|endpoint| endpoint.egress.is_some())
             || self.slots.used.values().any(|slot| slot.content.egress != 0);
         if confirm {

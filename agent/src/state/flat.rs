@@ -39,7 +39,7 @@ impl Flat {
         desired.reach_defaults.keys().for_each(|set| flat.put_reach_default(desired, *set));
         desired.addresses.keys().for_each(|address| flat.put_address(desired, *address, bank));
         desired.services.keys().for_each(|port| flat.put_service(desired, *port, bank));
-        desired.ranges.keys().for_each(|net| flat.put_range(desired, *net));
+        desired.ranges.keys().for_each(|net| flat.put_range(desired, *net, bank));
         flat.put_ports(desired);
         flat
     }
@@ -82,7 +82,8 @@ impl Flat {
 
     /// Likewise.
     pub fn put_address(&mut self, desired: &Desired, address: IpAddr, bank: u32) {
-        let row = desired.addresses.get(&address).map(|entry| peer_word(*entry));
+        let alone = || desired.ranges.get(&IpNet::from(address)).filter(|_| !is_mapped(address));
+        let row = desired.addresses.get(&address).or_else(alone).map(|entry| peer_word(*entry));
         put(&mut self.wide, address_key(address, bank), row);
     }
 
@@ -92,9 +93,11 @@ impl Flat {
         put(&mut self.wide, service_key(port, bank), row);
     }
 
-    /// Likewise.
-    pub fn put_range(&mut self, desired: &Desired, net: IpNet) {
-        if let Some(entry) = desired.ranges.get(&net) {
+    /// Likewise. See [`alone_in`].
+    pub fn put_range(&mut self, desired: &Desired, net: IpNet, bank: u32) {
+        if let Some(address) = alone_in(net) {
+            self.put_address(desired, address, bank);
+        } else if let Some(entry) = desired.ranges.get(&net) {
             self.ranges.insert(net, peer_word(*entry));
         }
     }
@@ -109,6 +112,19 @@ fn put<K: Eq + std::hash::Hash>(rows: &mut HashMap<K, u64>, key: K, row: Option<
     if let Some(row) = row {
         rows.insert(key, row);
     }
+}
+
+/// The only address of a range of one: it has an exact row like a pod's, since looking that up costs the same however
+/// many there are, while the kernel's longest-prefix table takes longer with each doubling of its entries. Both rows of
+/// one address, where a pod has it, are the same row: that of the pod includes the range.
+#[must_use]
+pub fn alone_in(net: IpNet) -> Option<IpAddr> {
+    (net.prefix_len() == net.max_prefix_len() && !is_mapped(net.addr())).then(|| net.addr())
+}
+
+/// Whether an IPv6 address stands for an IPv4 one, whose exact row it would share.
+fn is_mapped(address: IpAddr) -> bool {
+    matches!(address, IpAddr::V6(v6) if v6.to_ipv4_mapped().is_some())
 }
 
 /// The narrow key of a profile's row.
@@ -148,4 +164,28 @@ fn peer_word(entry: PeerEntry) -> u64 {
         | u64::from(entry.class.0)
         | if entry.translatable { peer::TRANSLATABLE } else { 0 }
         | if entry.own_node { peer::OWN_NODE } else { 0 }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_range_of_one_address_is_an_exact_row_and_gives_way_to_a_pods() {
+        let entry = |class| PeerEntry { class: ClassId(class), translatable: false, own_node: false };
+        let mut desired = Desired::default();
+        let nets = ["10.0.0.1/32", "10.0.0.2/32", "10.0.0.0/24", "fd00::1/128", "::ffff:10.0.0.3/128"];
+        for (class, net) in (1..).zip(nets) {
+            desired.ranges.insert(net.parse().unwrap(), entry(class));
+        }
+        desired.addresses.insert("10.0.0.2".parse().unwrap(), entry(9));
+        let flat = Flat::of(&desired, 2);
+        let row = |address: &str| flat.wide.get(&address_key(address.parse().unwrap(), 2)).map(|row| *row as u32);
+        let rows = [("10.0.0.1", Some(1)), ("10.0.0.2", Some(9)), ("fd00::1", Some(4)), ("10.0.0.3", None)];
+        for (address, expected) in rows {
+            assert_eq!(row(address), expected, "{address}");
+        }
+        let ranges: Vec<String> = flat.ranges.keys().map(ToString::to_string).collect();
+        assert_eq!(ranges, ["10.0.0.0/24", "::ffff:10.0.0.3/128"], "the others are ranges");
+    }
 }

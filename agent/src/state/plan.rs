@@ -74,13 +74,14 @@ pub fn turn(known: &Flat, wanted: &Flat) -> Vec<Step> {
 
 fn wide(known: &Flat, wanted: &Flat, steps: &mut Vec<Step>, kind: u64) {
     let of_kind = |key: &[u64; 3]| key[2] >> 56 == kind;
+    // What goes comes first: if there is no room for what is new, there is when this is tried again.
+    let gone = known.wide.keys().filter(|key| of_kind(key) && !wanted.wide.contains_key(*key));
+    steps.extend(gone.map(|key| Step::DropWide(*key)));
     for (key, value) in wanted.wide.iter().filter(|(key, _)| of_kind(key)) {
         if known.wide.get(key) != Some(value) {
             steps.push(Step::PutWide(*key, *value));
         }
     }
-    let gone = known.wide.keys().filter(|key| of_kind(key) && !wanted.wide.contains_key(*key));
-    steps.extend(gone.map(|key| Step::DropWide(*key)));
 }
 
 /// Rows that nothing points to any more.

@@ -16,8 +16,8 @@ use crate::table::{Port, Table, show_port};
 
 /// Long enough for any answer on an idle machine: those that do not come in time are asked for again.
 const FIRST_TIMEOUT: Duration = Duration::from_millis(300);
-/// Long enough for any answer on a busy machine.
-const SECOND_TIMEOUT: Duration = Duration::from_millis(1500);
+/// Long enough for any answer on a busy machine, and for three SYNs.
+const SECOND_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// What to build.
 #[derive(Clone)]

@@ -32,7 +32,7 @@ fn judge(context: &str, rows: &[Row], agents: bool) {
     let mut wrong = Vec::new();
     for (row, outcome) in rows.iter().zip(outcomes) {
         let expected = row.answered || !agents;
-        let again = || row.probe.clone().timeout(Duration::from_millis(1500)).run();
+        let again = || row.probe.clone().timeout(Duration::from_secs(5)).run();
         let outcome = if expected && outcome == Outcome::Timeout { again() } else { outcome };
         let right = if expected { matches!(outcome, Outcome::Answered(_)) } else { outcome == Outcome::Timeout };
         if !right {

@@ -25,6 +25,7 @@ fn every_device_but_loopback_bridges_and_what_is_enslaved_to_an_attached_master(
         (16, "eth5", LinkKind::Physical, Some(99), Role::Exit, "its master is not known yet"),
         (17, "veth0", LinkKind::Veth, Some(4), Role::Exit, "a veth whose other end is in this namespace"),
         (18, "kube-ipvs0", other("dummy"), None, Role::Exit, "a dummy: harmless"),
+        (19, "ifb0", other("ifb"), None, Role::None, "what is redirected to an ifb comes back to where it was"),
     ];
     let mut host = Host::default();
     for (ifindex, name, kind, master, ..) in &table {
@@ -66,4 +67,82 @@ fn a_list_of_uplinks_narrows_the_exits_but_never_the_pods() {
     ] {
         expect(&matcher, ifindex, &role, why);
     }
+}
+
+#[test]
+fn a_device_becomes_an_exit_when_it_is_freed_and_none_when_it_is_enslaved() {
+    // A virtual function under a netvsc (or net_failover), a card under a bond and a team; and a port of a bridge, which
+    // stays an exit all the time.
+    for (kind, expected) in [
+        (LinkKind::Physical, Role::None),
+        (LinkKind::Bond, Role::None),
+        (LinkKind::Team, Role::None),
+        (LinkKind::Bridge, Role::Exit),
+        (LinkKind::Other("vrf".into()), Role::Exit),
+    ] {
+        let mut host = Host::default();
+        host.link(2, "master", kind.clone());
+        host.link(3, "slave", LinkKind::Physical);
+        let mut matcher = matcher();
+        matcher.links(host.now());
+        expect(&matcher, 3, &Role::Exit, &format!("before {kind:?}"));
+        host.snapshot.links.get_mut(&3).unwrap().master = Some(2);
+        matcher.links(host.now());
+        expect(&matcher, 3, &expected, &format!("enslaved to {kind:?}"));
+        host.remove(2);
+        matcher.links(host.now());
+        expect(&matcher, 3, &Role::Exit, &format!("its master of {kind:?} is gone, as far as is known"));
+        host.snapshot.links.get_mut(&3).unwrap().master = None;
+        matcher.links(host.now());
+        expect(&matcher, 3, &Role::Exit, &format!("freed from {kind:?}"));
+    }
+}
+
+#[test]
+fn ports_of_a_bridge_with_pods_are_exits_whatever_the_list_of_uplinks() {
+    let mut host = Host::default();
+    host.link(2, "eth0", LinkKind::Physical);
+    host.link(3, "cbr0", LinkKind::Bridge);
+    host.link(4, "docker0", LinkKind::Bridge);
+    host.veth(5, "veth5", &["10.1.0.5"]);
+    host.link(6, "vxlan0", LinkKind::Vxlan).master = Some(3);
+    host.link(7, "tap0", LinkKind::Other("tun".into())).master = Some(4);
+    host.snapshot.links.get_mut(&5).unwrap().master = Some(3);
+    let mut matcher = matcher();
+    let uplinks = Some(["eth0".to_owned()].into());
+    matcher.configure(Config { pod_ranges: vec!["10.1.0.0/24".parse().unwrap()], uplinks });
+    matcher.links(host.now());
+    for (ifindex, role, why) in [
+        (5, Role::Pending, "surely a pod's"),
+        (6, Role::Exit, "what enters by a port of the pods' bridge gets a stamp"),
+        (7, Role::None, "a port of a bridge without pods, not named"),
+        (3, Role::None, "a bridge"),
+    ] {
+        expect(&matcher, ifindex, &role, why);
+    }
+    host.remove(5);
+    matcher.links(host.now());
+    expect(&matcher, 6, &Role::None, "the last pod is gone");
+}
+
+#[test]
+fn a_second_veth_of_a_pod_is_an_exit_and_reported() {
+    let mut host = Host::default();
+    host.veth(5, "veth5", &["10.1.0.5"]).veth(6, "veth6", &["192.0.2.6"]).veth(7, "veth7", &["192.0.2.7"]);
+    host.snapshot.links.get_mut(&6).unwrap().netnsid = Some(5);
+    let mut matcher = matcher();
+    matcher.pods([pod("a", &["10.1.0.5"])]);
+    matcher.links(host.now());
+    expect(&matcher, 5, &endpoint("a"), "its own");
+    expect(&matcher, 6, &Role::Exit, "into the same namespace");
+    expect(&matcher, 7, &Role::Exit, "into another");
+    let reported: Vec<u32> = matcher
+        .reports()
+        .iter()
+        .filter_map(|report| match report {
+            Report::SecondInterface { ifindex, pod, .. } if *pod == id("a") => Some(*ifindex),
+            _ => None,
+        })
+        .collect();
+    assert_eq!(reported, [6], "{:?}", matcher.reports());
 }
