@@ -37,7 +37,7 @@ mod parse;
 mod session;
 mod table;
 
-pub use conntrack::connections;
+pub use conntrack::{connections, timeout};
 use session::Session;
 use table::Table;
 
