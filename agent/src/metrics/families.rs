@@ -72,7 +72,8 @@ impl Families<'_> {
         self.counters(
             "portcullis_flow_events",
             "What happened to flows and packets beside verdicts: evicted (its bucket was full), rejudged (policy \
-             changed), row_missing (a table is inconsistent), unstamped (judged in full).",
+             changed), row_missing (a table is inconsistent), unstamped (judged in full), \
+             taken_up and not_taken_up (a packet in the middle of an unknown flow), established_evicted (of evicted).",
             None,
             figures.events().map(|(event, count)| ([("event", event)], count)),
         )?;

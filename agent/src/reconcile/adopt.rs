@@ -16,7 +16,8 @@ use crate::state::{LocalId, RuleIdentity, RuleNumber};
 impl Reconciler {
     /// Reads the tables as they are.
     pub(super) fn adopt(&mut self) {
-        self.image.set_lifetimes(&self.lifetimes());
+        self.connections.lifetimes = self.lifetimes();
+        self.image.set_lifetimes(&self.connections.lifetimes);
         let mut adopted = BTreeMap::new();
         let mut generations = BTreeMap::new();
         if self.dataplane.found == Found::Adopted && self.image.seed() != 0 {
