@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, Pending, RunArgs, StatusArgs, StatusOutput};
+use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
 use crate::reconcile::{self, ReconcileError, Reconciler};
@@ -77,6 +77,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         service_ranges: args.service_cidrs.clone(),
         pod_ranges: args.pod_cidrs.clone(),
         any_source: args.allow_any_source,
+        masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),
     };
@@ -106,6 +107,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     // A moment, not a pause: questions come more often than some pauses last, and must not begin them anew.
     let mut again = agent.pass(Some(begun)).map(|pause| Instant::now() + pause);
     let mut audits = tokio::time::interval(Duration::from_secs(args.audit_interval.into()));
+    audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {

@@ -51,6 +51,8 @@ pub struct Settings {
     pub any_source: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
+    /// Clients from outside that the host has masqueraded pass, whatever policy says of the node's address.
+    pub masqueraded_clients: bool,
     /// Idle lifetimes of flows in seconds, beside the defaults.
     pub lifetimes: BTreeMap<Lifetime, u32>,
 }

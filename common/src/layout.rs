@@ -375,6 +375,9 @@ pub mod node_flag {
     pub const ARMED: u64 = 1;
     /// Some egress-isolated endpoint may have deferred flows: look replies up among what exits have allowed.
     pub const CONFIRM: u64 = 2;
+    /// Clients from outside whose address has become this node's (externalTrafficPolicy Cluster) pass as the node's own
+    /// processes do: their true address cannot be had here.
+    pub const MASQUERADED: u64 = 4;
 }
 
 /// What the agents of one node hand on to each other.

@@ -42,7 +42,7 @@ fn small() -> Figures {
         notes: [(Drop::POLICY.0, 3), (Drop::SOURCE.0, 7), (Event::Rejudged as u32, 5)].into(),
         endpoints: [(EndpointState::Enforced, 4), (EndpointState::PodGone, 1)].into(),
         tables: vec![TableFill { name: "peers".to_owned(), used: 12, capacity: 65_536 }],
-        repairs: BTreeMap::from([("ports", 2)]),
+        repairs: BTreeMap::default(),
         updates: [(UpdateResult::Applied, 8), (UpdateResult::TableFull, 1)].into(),
         update_durations,
         manifest_errors: 2,
