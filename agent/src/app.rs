@@ -10,7 +10,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
+use crate::cli::run::{
+    Attach, MasqueradedClients, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput,
+};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
@@ -80,6 +82,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         pod_ranges: args.pod_cidrs.clone(),
         any_source: args.source_validation == SourceValidation::Off,
         allow_tunnels: args.allow_tunnels,
+        masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),
         replace_ingress_qdisc: args.replace_ingress_qdisc,
@@ -112,6 +115,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     // A moment, not a pause: questions come more often than some pauses last, and must not begin them anew.
     let mut again = agent.pass(Some(begun)).map(|pause| Instant::now() + pause);
     let mut audits = tokio::time::interval(Duration::from_secs(args.audit_interval.into()));
+    audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut counts = tokio::time::interval(COUNTS);

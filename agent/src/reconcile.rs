@@ -56,6 +56,8 @@ pub struct Settings {
     pub allow_tunnels: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
+    /// Clients from outside that the host has masqueraded pass, whatever policy says of the node's address.
+    pub masqueraded_clients: bool,
     /// Idle lifetimes of flows in seconds, beside the defaults.
     pub lifetimes: BTreeMap<Lifetime, u32>,
     /// An `ingress` qdisc where clsact is needed gives way, with all that is on it.

@@ -382,6 +382,9 @@ pub mod node_flag {
     /// Programs are being attached for the first time: a pod's packet without a stamp may have entered before its veth had
     /// one, and is nobody's. It could not be judged rightly either: of a reply only the translated address is left.
     pub const STARTING: u64 = 4;
+    /// Clients from outside whose address has become this node's (externalTrafficPolicy Cluster) pass as the node's own
+    /// processes do: their true address cannot be had here.
+    pub const MASQUERADED: u64 = 8;
 }
 
 /// What the agents of one node hand on to each other.

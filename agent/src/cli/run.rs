@@ -60,6 +60,11 @@ pub struct RunArgs {
     /// another filter on the same hooks overwrites tc_index.
     #[arg(long, value_name = "tc-index|mark:SHIFT", default_value = "tc-index")]
     pub stamp: StampPlace,
+    /// What clients from outside may do whose address kube-proxy has replaced by this node's (node ports and load balancers
+    /// with externalTrafficPolicy Cluster). Their own address cannot be had here, so policy judges the node's address, which
+    /// it rarely names; externalTrafficPolicy Local keeps theirs. `allow` lets all of them pass.
+    #[arg(long, value_enum, default_value_t)]
+    pub masqueraded_clients: MasqueradedClients,
     /// Whether a pod may send only from its own addresses, speak in ARP and neighbour discovery only for them, and be sent
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
@@ -215,6 +220,16 @@ impl FromStr for StampPlace {
             _ => Err(StampError::TooHigh),
         }
     }
+}
+
+/// What clients from outside may do whose address has become the node's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MasqueradedClients {
+    /// What policy says of the node's address.
+    #[default]
+    Deny,
+    /// Anything.
+    Allow,
 }
 
 /// What a veth may do whose pod is not known yet.

@@ -402,8 +402,10 @@ impl Image {
 
         self.narrow_waiting.extend(&narrow);
         self.wide_waiting.extend(&wide);
-        self.narrow_used = self.narrow_rows().count();
-        self.wide_used = self.wide_rows().count();
+        if !narrow.is_empty() || !wide.is_empty() {
+            self.narrow_used = self.narrow_rows().count();
+            self.wide_used = self.wide_rows().count();
+        }
         (narrow.len(), wide.len())
     }
 

@@ -12,7 +12,6 @@
 mod addresses;
 mod agent;
 mod attacks;
-mod audit;
 mod cluster;
 mod connections;
 mod counters;
