@@ -50,11 +50,18 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     // SAFETY: the working memory is this decision's own.
     let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
+        // Asked here and not where it is judged: kernels before 6.8 round every frame up to 32 bytes, and four of them, one
+        // inside the other, would be more than the 512 that there are.
+        let confirmed = shape == Shape::RELATED
+            && has_node_flag(t, node_flag::CONFIRM)
+            // SAFETY: the working memory is this decision's own.
+            && is_honest(t, &endpoint, unsafe { &(*work).headers })
+            && t.related_confirms(packet.size);
         let course = t.unusual_from_pod(slot, shape, packet.size);
         if course != Course::JUDGE {
             match course {
                 Course::DEFER => packet.stamp = Stamp::deferred(slot, endpoint.generation),
-                Course::PASS_REPLY => packet.stamp = packet.stamp.with_reply(),
+                Course::PASS if confirmed => packet.stamp = packet.stamp.with_reply(),
                 _ => {}
             }
             return course.outcome();
@@ -62,9 +69,7 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     }
     // SAFETY: as above.
     let headers = unsafe { &(*work).headers };
-    let own = endpoint.address(t, headers.v4);
-    // A pod without an address of this family sends none of it.
-    if endpoint.checks_addresses() && (!headers.source.same(own) || own.is_unspecified()) {
+    if !is_honest(t, &endpoint, headers) {
         return Err(Drop::SOURCE);
     }
     if is_tunnel(headers.protocol) && endpoint.flags & endpoint_flag::TUNNELS == 0 {
@@ -77,6 +82,13 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
         return accept(outcome.0 == 0, outcome);
     }
     Ok(())
+}
+
+/// Whether a packet's source is its pod's address. A pod without an address of a family sends none of it.
+#[inline(always)]
+fn is_honest<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers) -> bool {
+    let own = endpoint.address(t, headers.v4);
+    !endpoint.checks_addresses() || headers.source.same(own) && !own.is_unspecified()
 }
 
 #[inline(always)]

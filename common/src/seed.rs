@@ -62,7 +62,10 @@ pub fn plant<T: Tables>(t: T, seed: &mut Seed) -> bool {
         }
         way += 1;
     }
-    let victim = (best & 7) as usize;
+    // Volatile for the reason given in `flow::store`.
+    let way = best & 7;
+    // SAFETY: a local value.
+    let victim = unsafe { read(&raw const way) } as usize;
     let planted = best >= 1 << UNASSURED && victim < FLOW_WAYS;
     if planted {
         // SAFETY: likewise.

@@ -2,10 +2,10 @@
 
 use crate::address::Address;
 use crate::classify::EndpointView;
-use crate::decide::{NOBODY, has_node_flag, sender};
+use crate::decide::{NOBODY, sender};
 use crate::flow::state;
 use crate::fragment::hook;
-use crate::layout::{Size, endpoint_flag, node_flag, peer, rule};
+use crate::layout::{Size, endpoint_flag, peer, rule};
 use crate::packet::{Drop, Headers, Shape, is_tunnel};
 use crate::related;
 use crate::stamp::Stamp;
@@ -22,8 +22,6 @@ impl Course {
     pub const PASS: Self = Self(100);
     /// It goes on, and is to be judged where it leaves.
     pub const DEFER: Self = Self(101);
-    /// It goes on as what reverses a flow that an exit has allowed.
-    pub const PASS_REPLY: Self = Self(102);
 
     #[inline(always)]
     const fn drop(why: Drop) -> Self {
@@ -90,14 +88,11 @@ pub fn from_pod<T: Tables>(t: T, slot: u32, shape: Shape, size: Size) -> Course 
             }
         }
         Shape::RELATED => {
-            let reply = has_node_flag(t, node_flag::CONFIRM) && t.related_confirms(size);
             if !restricted {
-                let course = unrestricted(t, size);
-                return if reply { Course::PASS_REPLY } else { course };
+                return unrestricted(t, size);
             }
             match related::judge(t, slot, true, size) {
                 Ok(known) if known & state::DEFERRED != 0 => Course::DEFER,
-                Ok(_) if reply => Course::PASS_REPLY,
                 Ok(_) => Course::PASS,
                 Err(why) => Course::drop(why),
             }
