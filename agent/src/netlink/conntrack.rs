@@ -107,6 +107,8 @@ pub fn timeout(lifetime: Lifetime) -> Option<u32> {
         Lifetime::SctpEstablished => &["sctp_timeout_established"],
         Lifetime::Icmp => &["icmp_timeout", "icmpv6_timeout"],
         Lifetime::Other => &["generic_timeout"],
+        // No state of the connection table: net.ipv4.ipfrag_time is its default.
+        Lifetime::Fragment => &[],
     };
     let read = |name: &&str| {
         let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
