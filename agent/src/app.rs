@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
+use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
@@ -44,8 +44,6 @@ const RETRY: Duration = Duration::from_secs(1);
 /// How long the tables rest before what was kept for an update's way goes.
 const SETTLE: Duration = Duration::from_millis(200);
 
-/// How often the tables are compared with what they should be.
-const AUDIT: Duration = Duration::from_secs(60);
 /// How often the programs' counts tell whether flows must be looked up in the kernel's connection table.
 const COUNTS: Duration = Duration::from_millis(250);
 /// How often links and pins are asked for: within a second they are as they should be.
@@ -72,7 +70,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             ..Sizes::default()
         },
         clsact: args.attach == Attach::Clsact,
-        mark_shift: args.stamp_mark_shift,
+        mark_shift: args.stamp.shift(),
         test: false,
     })?;
     let settings = reconcile::Settings {
@@ -82,10 +80,11 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         pod_ranges: args.pod_cidrs.clone(),
         any_source: args.source_validation == SourceValidation::Off,
         allow_tunnels: args.allow_tunnels,
+        masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),
         replace_ingress_qdisc: args.replace_ingress_qdisc,
-        stamp_in_mark: args.stamp_mark_shift.is_some(),
+        stamp_in_mark: args.stamp.shift().is_some(),
     };
     let server = Server::bind(args.listen, &args.socket).await?;
     let (questions, mut asked) = mpsc::channel(16);
@@ -113,7 +112,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     agent.reconciler.forget_stale_pins();
     // A moment, not a pause: questions come more often than some pauses last, and must not begin them anew.
     let mut again = agent.pass(Some(begun)).map(|pause| Instant::now() + pause);
-    let mut audits = tokio::time::interval(AUDIT);
+    let mut audits = tokio::time::interval(Duration::from_secs(args.audit_interval.into()));
+    audits.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut looks = tokio::time::interval(LOOK);
     looks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     let mut counts = tokio::time::interval(COUNTS);
@@ -161,10 +161,15 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             }
             _ = audits.tick() => {
                 agent.look(&Scope::All, &mut again);
-                if let Err(error) = agent.reconciler.audit() {
-                    tracing::error!("the tables differ from what they should be: {error}");
+                match agent.reconciler.audit() {
+                    Ok(0) => continue,
+                    // What flowed meanwhile is judged again.
+                    Ok(_) => {}
+                    Err(error) => {
+                        tracing::error!("the tables differ from what they should be: {error}");
+                        continue;
+                    }
                 }
-                continue;
             }
             _ = terminate.recv() => break,
             _ = interrupt.recv() => break,

@@ -9,6 +9,7 @@ mod clock;
 mod counters;
 mod grace;
 mod host;
+mod links;
 mod load;
 mod lock;
 mod memory;

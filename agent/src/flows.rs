@@ -18,9 +18,6 @@ use portcullis_common::layout::peer;
 use portcullis_common::seed::Seed;
 use portcullis_common::{Address, Stamp};
 
-#[cfg(test)]
-mod tests;
-
 /// One direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub struct Tuple {

@@ -1,7 +1,11 @@
 //! What is known of the cluster: changes go in, a snapshot is read.
 
+mod shared;
+
 use std::collections::BTreeMap;
 use std::sync::Arc;
+
+use shared::Shared;
 
 /// The label that API servers give every namespace.
 const METADATA_NAME: &str = "kubernetes.io/metadata.name";
@@ -28,6 +32,8 @@ pub struct Cluster {
     pub policies: BTreeMap<PolicyId, Arc<Policy>>,
     /// Tiers, beyond the built-in [`Tier::DEFAULT`], whose order and end an object of that name does not change.
     pub tiers: BTreeMap<Arc<str>, Arc<Tier>>,
+    /// What pods have in common, once.
+    shared: Shared,
 }
 
 impl Cluster {
@@ -54,7 +60,10 @@ impl Cluster {
 
     fn set(&mut self, object: Object) -> bool {
         match object {
-            Object::Pod(pod) => put(&mut self.pods, pod.key.clone(), pod),
+            Object::Pod(mut pod) => {
+                self.shared.share(&mut pod);
+                put(&mut self.pods, pod.key.clone(), pod)
+            }
             Object::Namespace(namespace) => put(&mut self.namespaces, namespace.name.clone(), namespace),
             Object::Node(node) => put(&mut self.nodes, node.name.clone(), node),
             Object::Service(service) => put(&mut self.services, service.key.clone(), service),

@@ -43,6 +43,8 @@ pub struct Figures {
     pub endpoints: BTreeMap<EndpointState, u64>,
     /// How full each table is.
     pub tables: Vec<TableFill>,
+    /// Rows that somebody else had changed and that were put right, by table.
+    pub table_repairs: BTreeMap<&'static str, u64>,
     /// Updates by what came of them. Missing results are 0.
     pub updates: BTreeMap<UpdateResult, u64>,
     /// How long updates took.

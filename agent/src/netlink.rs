@@ -44,7 +44,7 @@ mod session;
 mod table;
 
 use bell::Bell;
-pub use conntrack::connections;
+pub use conntrack::{connections, timeout};
 pub use filters::{Filter, Filters, Qdisc};
 use session::Session;
 use table::Table;

@@ -56,6 +56,8 @@ pub struct Settings {
     pub allow_tunnels: bool,
     /// A veth whose pod is not known yet is open, not closed.
     pub open_pending: bool,
+    /// Clients from outside that the host has masqueraded pass, whatever policy says of the node's address.
+    pub masqueraded_clients: bool,
     /// Idle lifetimes of flows in seconds, beside the defaults.
     pub lifetimes: BTreeMap<Lifetime, u32>,
     /// An `ingress` qdisc where clsact is needed gives way, with all that is on it.
@@ -107,6 +109,9 @@ pub struct Reconciler {
     stale_rules: Vec<u32>,
     /// Endpoints that stay as the agent before has left them.
     kept: kept::Kept,
+    /// The seed of the tables' hashes, and the node's flags, as this agent has set them.
+    seed: u64,
+    flags: u64,
     /// What the tables of our bank hold.
     known: Flat,
     slots: Slots,
@@ -154,6 +159,8 @@ impl Reconciler {
             leftovers: false,
             stale_rules: Vec::new(),
             kept: kept::Kept::default(),
+            seed: 0,
+            flags: 0,
             known: Flat::default(),
             slots: Slots::default(),
             rules: RuleTable::default(),
@@ -244,7 +251,12 @@ impl Reconciler {
         self.local = local;
         self.rejudge.extend(self.compiler.desired().rejudge.iter().cloned());
         self.keep();
-        self.write_tables(first)?;
+        if let Err(error) = self.write_tables(first) {
+            if first {
+                self.hook_what_is_known();
+            }
+            return Err(error);
+        }
         if first {
             self.health.synced = true;
         }

@@ -1,7 +1,11 @@
 //! What the decision makes of fragments, extension headers, ICMP errors, discovery and tunnels, over tables in ordinary
 //! memory: a row for each kind of packet.
 
-#![expect(clippy::unwrap_used, reason = "helpers of tests; clippy.toml allows them only inside the tests themselves")]
+#![expect(
+    clippy::unwrap_used,
+    clippy::panic,
+    reason = "helpers of tests; clippy.toml allows them only inside the tests themselves"
+)]
 
 #[path = "headers/packets.rs"]
 mod packets;

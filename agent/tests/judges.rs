@@ -22,6 +22,8 @@ mod journey;
 mod oracle;
 #[path = "judges/packets.rs"]
 mod packets;
+#[path = "judges/sequences.rs"]
+mod sequences;
 #[path = "judges/world.rs"]
 mod world;
 
@@ -35,7 +37,7 @@ use world::World;
 
 #[test]
 fn evaluator_and_tables_agree() {
-    let judged = judge_random_clusters(Court::<Memory>::new(None), 1000);
+    let judged = judge_random_clusters(Court::<Memory>::new(None), 500);
     println!("{judged} packets were judged");
     assert!(judged >= 10_000, "only {judged} packets were judged");
 }

@@ -24,6 +24,8 @@ mod kernel;
 mod oracle;
 #[path = "judges/packets.rs"]
 mod packets;
+#[path = "judges/sequences.rs"]
+mod sequences;
 #[path = "judges/updating.rs"]
 mod updating;
 #[path = "judges/world.rs"]

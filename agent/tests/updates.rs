@@ -21,17 +21,55 @@ mod journey;
 mod oracle;
 #[path = "judges/packets.rs"]
 mod packets;
+#[path = "judges/sequences.rs"]
+mod sequences;
 #[path = "judges/updating.rs"]
 mod updating;
 #[path = "judges/world.rs"]
 mod world;
 
 use hooks::Memory;
-use updating::follow_random_streams;
+use portcullis::state::Desired;
+use updating::{find_broken_update, follow_random_streams};
 
 #[test]
 fn at_every_step_a_packet_has_the_old_verdict_or_the_new() {
     let judged = follow_random_streams(Memory::default(), 256, 5, 16);
     println!("{judged} packets were judged between steps");
     assert!(judged > 50_000, "only {judged} packets were judged between steps");
+}
+
+/// Updates that leave something out are caught: what follows them is as strict as it claims.
+#[test]
+fn broken_updates_are_caught() {
+    type Break = fn(&Desired, &mut Desired);
+    let breaks: [(&str, Break); 4] = [
+        ("a class moved, and nobody judges again", |_, desired| desired.rejudge.clear()),
+        ("an address became another kind, and nobody judges again", |before, desired| {
+            let kind =
+                |desired: &Desired, address| desired.addresses.get(address).map(|e| (e.translatable, e.own_node));
+            let changed = desired.addresses.keys().chain(before.addresses.keys());
+            let changed = changed.filter(|address| kind(before, address) != kind(desired, address)).count() > 0;
+            if changed {
+                desired.rejudge.clear();
+            }
+        }),
+        ("an endpoint's sets stay those before", |before, desired| {
+            for (id, endpoint) in &mut desired.endpoints {
+                if let Some(known) = before.endpoints.get(id) {
+                    (endpoint.ingress, endpoint.egress) = (known.ingress, known.egress);
+                }
+            }
+        }),
+        ("what a set reaches of a Service stays what it was", |before, desired| {
+            for (port, reach) in &mut desired.reaches {
+                if let Some(known) = before.reaches.get(port) {
+                    *reach = known.clone();
+                }
+            }
+        }),
+    ];
+    for (what, break_update) in breaks {
+        assert!(find_broken_update(break_update, 256), "not caught: {what}");
+    }
 }

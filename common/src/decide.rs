@@ -322,6 +322,10 @@ fn judge_incoming<T: Tables>(
         Some(sender) => Stamp::judged(sender.slot, sender.generation).provenance(),
         None => stamp.provenance(),
     };
+    let sender_incarnation = match &sender {
+        Some(sender) => sender.incarnation,
+        None => 0,
+    };
     let found = flow::find(t, OWN, endpoint.slot);
     // SAFETY: as above.
     let flow = unsafe { &mut *flow };
@@ -350,7 +354,9 @@ fn judge_incoming<T: Tables>(
             }
             return Ok(());
         }
-        if flow.revision == endpoint.revision && flow.provenance == provenance {
+        // Generations of a slot come again, incarnations never do.
+        let same_peer = flow.provenance == provenance && flow.peer_incarnation == sender_incarnation;
+        if flow.revision == endpoint.revision && same_peer {
             t.count(flow.rule, packet.size);
             flow.state = advance(known, headers, false);
             if flow.state != known {
@@ -367,7 +373,10 @@ fn judge_incoming<T: Tables>(
             let address = sender.address(t, headers.v4);
             t.ingress(endpoint.slot, address, asked.itself(sender.slot == endpoint.slot))
         }
-        None => t.ingress(endpoint.slot, headers.source, asked.may_be_node(from_node)),
+        None => {
+            let from_node = from_node || passes_masqueraded(t, stamp);
+            t.ingress(endpoint.slot, headers.source, asked.may_be_node(from_node))
+        }
     };
     t.count(verdict.rule(), packet.size);
     if !verdict.allows() {
@@ -401,7 +410,8 @@ pub(crate) fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, f
     {
         return t.ingress(slot, sender.address(t, headers.v4), asked.itself(sender.slot == slot));
     }
-    t.ingress(slot, headers.destination, asked.may_be_node(stored.is_none()))
+    let from_node = stored.is_none() || passes_masqueraded(t, stored);
+    t.ingress(slot, headers.destination, asked.may_be_node(from_node))
 }
 
 /// Judges a flow that the pod opened again, at a reply. An address that the host translates is never classified: what is
@@ -498,6 +508,13 @@ unsafe fn shape_of<F: Readable>(packet: &Packet, frame: &F, work: *mut Work) -> 
 #[inline(always)]
 const fn accept(condition: bool, otherwise: Drop) -> Outcome {
     if condition { Ok(()) } else { Err(otherwise) }
+}
+
+/// Whether a packet from outside passes if its source is an address of this node. No such packet comes by itself: the
+/// kernel drops what enters with an address of its own as source (fib_validate_source).
+#[inline(always)]
+fn passes_masqueraded<T: Tables>(t: T, stamp: Stamp) -> bool {
+    stamp.is_outside() && has_node_flag(t, node_flag::MASQUERADED)
 }
 
 #[inline(always)]

@@ -285,6 +285,12 @@ pub const fn wide_key(kind: u64, bank: u32, protocol: u8, port: u16) -> u64 {
     kind << 56 | (bank as u64 & 0xff) << 48 | (protocol as u64) << 16 | port as u64
 }
 
+/// The bank in the third word of a wide row's key.
+#[must_use]
+pub const fn wide_bank(third: u64) -> u32 {
+    (third >> 48) as u32 & 0xff
+}
+
 /// Banks: a new agent builds another set of address, range and port tables beside the one in force; there are more than
 /// two, since an agent may be stopped while endpoints are in two of them.
 pub const BANKS: u32 = 4;
@@ -344,6 +350,13 @@ impl RangeKey {
     pub const fn bank(&self) -> u32 {
         self.space >> 1
     }
+
+    /// The key's words.
+    #[must_use]
+    pub const fn words(&self) -> [u32; 5] {
+        let [a, b, c, d] = self.address;
+        [self.space, a, b, c, d]
+    }
 }
 
 /// What holds for the whole node, in one array element.
@@ -369,6 +382,9 @@ pub mod node_flag {
     /// Programs are being attached for the first time: a pod's packet without a stamp may have entered before its veth had
     /// one, and is nobody's. It could not be judged rightly either: of a reply only the translated address is left.
     pub const STARTING: u64 = 4;
+    /// Clients from outside whose address has become this node's (externalTrafficPolicy Cluster) pass as the node's own
+    /// processes do: their true address cannot be had here.
+    pub const MASQUERADED: u64 = 8;
 }
 
 /// What the agents of one node hand on to each other.

@@ -231,39 +231,61 @@ impl Headers {
         }
     }
 
-    /// Reads a frame of the most usual kind, in few steps: Ethernet, IPv4 without options, no fragment, TCP or UDP.
-    /// Tells whether it is one; if not, what was read means nothing, and [`Self::parse`] tells what the frame is.
+    /// Reads a frame of the most usual kinds, in few steps: Ethernet, IPv4 without options or IPv6 without extension
+    /// headers, no fragment, TCP or UDP. Tells whether it is one; if not, what was read means nothing, and [`Self::parse`]
+    /// tells what the frame is.
     #[inline(always)]
     pub fn parse_usual<F: Frame>(&mut self, frame: &F, link: usize) -> bool {
-        if link == 0 || frame.load::<[u16; 1]>(link - 2) != Some([ETHERTYPE_IPV4.to_be()]) {
+        if link == 0 {
             return false;
         }
-        let Some(header) = frame.load::<[u32; 5]>(link) else { return false };
-        let first = u32::from_be(header[0]);
-        let (transport, total) = (link + 20, first & 0xffff);
-        if first >> 24 != 0x45 || u32::from_be(header[1]) & 0x3fff != 0 || link + total as usize > frame.length() {
-            return false;
-        }
-        let (ports, flags) = match (u32::from_be(header[2]) >> 16) as u8 {
-            protocol::TCP => match frame.load::<[u32; 4]>(transport) {
-                Some(header) if total >= 40 => {
-                    self.protocol = protocol::TCP;
-                    (header[0], (u32::from_be(header[3]) >> 16) as u8)
+        match frame.load::<[u16; 1]>(link - 2) {
+            Some([raw]) if raw == ETHERTYPE_IPV4.to_be() => {
+                let Some(header) = frame.load::<[u32; 5]>(link) else { return false };
+                let first = u32::from_be(header[0]);
+                let total = (first & 0xffff) as usize;
+                if first >> 24 != 0x45
+                    || u32::from_be(header[1]) & 0x3fff != 0
+                    || total < 20
+                    || link + total > frame.length()
+                {
+                    return false;
                 }
+                let protocol = (u32::from_be(header[2]) >> 16) as u8;
+                if !self.usual_transport(frame, protocol, link + 20, total - 20) {
+                    return false;
+                }
+                self.v4 = true;
+                self.source = Address::v4(header[3]);
+                self.destination = Address::v4(header[4]);
+                true
+            }
+            Some([raw]) if raw == ETHERTYPE_IPV6.to_be() => {
+                let Some(header) = frame.load::<[u32; 10]>(link) else { return false };
+                let payload = self.base_v6(&header);
+                u32::from_be(header[0]) >> 28 == 6
+                    && link + 40 + payload <= frame.length()
+                    && self.usual_transport(frame, self.protocol, link + 40, payload)
+            }
+            _ => false,
+        }
+    }
+
+    /// Reads a whole TCP or UDP header.
+    #[inline(always)]
+    fn usual_transport<F: Frame>(&mut self, frame: &F, protocol: u8, offset: usize, length: usize) -> bool {
+        let (ports, flags) = match protocol {
+            protocol::TCP => match frame.load::<[u32; 4]>(offset) {
+                Some(header) if length >= 20 => (header[0], (u32::from_be(header[3]) >> 16) as u8),
                 _ => return false,
             },
-            protocol::UDP => match frame.load::<[u32; 1]>(transport) {
-                Some([ports]) if total >= 28 => {
-                    self.protocol = protocol::UDP;
-                    (ports, 0)
-                }
+            protocol::UDP => match frame.load::<[u32; 1]>(offset) {
+                Some([ports]) if length >= 8 => (ports, 0),
                 _ => return false,
             },
             _ => return false,
         };
-        self.v4 = true;
-        self.source = Address::v4(header[3]);
-        self.destination = Address::v4(header[4]);
+        self.protocol = protocol;
         self.ports(ports);
         self.tcp_flags = flags;
         self.opens = flags & (tcp::SYN | tcp::ACK) == tcp::SYN;

@@ -30,10 +30,9 @@ pub const SEEDS_AT: usize = 16;
 /// The seed is not the working memory of decisions: the program that calls this is run by a system call, which packets
 /// interrupt on some kernels.
 #[inline(always)]
-pub fn plant<T: Tables>(t: T, seed: *mut Seed) -> bool {
+pub fn plant<T: Tables>(t: T, seed: &mut Seed) -> bool {
     let Some(node) = t.node() else { return false };
-    // SAFETY: the caller's seed.
-    let (entry, owner) = unsafe { (&raw mut (*seed).entry, (*seed).owner) };
+    let (entry, owner) = (&raw mut seed.entry, seed.owner);
     let hash = flow::hash_of(t, entry);
     let Some(bucket) = flow::bucket_of(t, owner, hash) else { return false };
     let tag = flow::tag_of(hash);

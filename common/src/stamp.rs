@@ -81,6 +81,13 @@ impl Stamp {
         self.0 & Self::KIND == 0
     }
 
+    /// Whether the packet came from outside this node's pods.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_outside(self) -> bool {
+        self.0 & Self::KIND == Self::OUTSIDE_KIND
+    }
+
     /// The endpoint's slot, of a local stamp.
     #[inline(always)]
     #[must_use]

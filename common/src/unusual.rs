@@ -67,6 +67,7 @@ pub fn from_pod<T: Tables>(t: T, slot: u32, shape: Shape, size: Size) -> Course 
         Shape(code) if code == Drop::DISCOVERY.0 => return Course::pass_if(!checks, Drop::DISCOVERY),
         _ => {}
     }
+    // A pod without an address of this family sends none of it.
     if checks && (!source.same(own) || own.is_unspecified()) {
         let unread = source.same(Address::UNSPECIFIED);
         return Course::drop(if unread { shape.why() } else { Drop::SOURCE });

@@ -274,7 +274,8 @@ pub(crate) extern "C" fn plant(skb: *mut __sk_buff, index: u32) -> u32 {
     if status != 0 {
         return 0;
     }
-    seed::plant(Maps, place).into()
+    // SAFETY: this CPU's element, which only this program uses; see `SEED`.
+    seed::plant(Maps, unsafe { &mut *place }).into()
 }
 
 /// Global functions: the verifier follows each once, with any arguments, and not again where it is called (kernel 5.6,

@@ -7,7 +7,7 @@ use portcullis::state::image::Sizes;
 use portcullis::state::memory::MemoryTables;
 use portcullis::state::simulate::{Planner, Seat};
 use portcullis_common::decide::{self, Packet};
-use portcullis_common::layout::{interface_kind, node_flag};
+use portcullis_common::layout::{Size, interface_kind, node_flag};
 use portcullis_common::packet::{Drop, Shape};
 use portcullis_common::stamp::Stamp;
 use portcullis_packets::expected;
@@ -88,7 +88,7 @@ impl Tables {
                 _ => UPLINK,
             },
             ingress_ifindex: arrival.last_device,
-            size: portcullis_common::layout::Size::one(arrival.frame.len() as u32),
+            size: Size::one(arrival.frame.len() as u32),
             link: 14,
             vlan: arrival.vlan,
             stamp: arrival.stamp,

@@ -126,7 +126,12 @@ impl Build {
     /// Adds to the corpus what reaches more.
     fn save(&self, target: &Target) -> Result<()> {
         let corpus = self.corpus.join(target.name);
-        process::run(self.command(target).arg("-merge=1").arg(&corpus).arg(self.found(target)?))
+        process::run(
+            self.command(target)
+                .args(["-set_cover_merge=1", "-use_value_profile=0"])
+                .arg(&corpus)
+                .arg(self.found(target)?),
+        )
     }
 }
 

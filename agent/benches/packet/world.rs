@@ -92,7 +92,9 @@ impl World {
     pub(crate) fn new(rules: u32) -> Result<Self> {
         let pin_dir = std::path::PathBuf::from(format!("/sys/fs/bpf/portcullis-bench-{}-{rules}", std::process::id()));
         let pins = Pins(pin_dir.clone());
-        let settings = Settings { pin_dir, sizes: Sizes::default(), clsact: false, mark_shift: None, test: true };
+        // Both directions' rules have counters, and their addresses, ranges and rows room.
+        let sizes = Sizes { rules: 1 << 15, ..Sizes::default() };
+        let settings = Settings { pin_dir, sizes, clsact: false, mark_shift: None, test: true };
         let (mut dataplane, mut image) = Dataplane::open(&settings)?;
         // The maps live as long as we do: pins would only outlive a run that is interrupted.
         drop(pins);

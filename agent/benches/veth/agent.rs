@@ -37,7 +37,7 @@ impl Agent {
             agent.start(testbed, node, rules)?;
         }
         for (agent, node) in agents.iter().zip(testbed.nodes()) {
-            let patience = Duration::from_secs(60);
+            let patience = Duration::from_secs(180);
             let ready = node.wait_http_200(LISTEN.parse()?, "/readyz", patience);
             if let Err(error) = ready {
                 let log = agent.process.as_ref().map(Process::stderr).unwrap_or_default();
@@ -55,6 +55,8 @@ impl Agent {
         command.arg("run").arg("--manifests").arg(&manifests).arg("--pin-dir").arg(&self.pins);
         command.arg("--socket").arg(self.folder.join("socket"));
         command.args(["--node-name", node.name(), "--listen", LISTEN, "--max-endpoints", "16"]);
+        // Both pods may be this node's, with rules of their own.
+        command.args(["--max-rules", "32768"]);
         self.process = Some(node.spawn(command)?);
         Ok(())
     }

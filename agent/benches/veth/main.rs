@@ -40,6 +40,9 @@ struct Arguments {
     /// Only configurations with this in their name, and those without policy
     #[arg(long, default_value = "")]
     only: String,
+    /// Only configurations of at most this many rules
+    #[arg(long, default_value_t = 10_000)]
+    most: u32,
     /// No round begins later than this many seconds after the first
     #[arg(long, default_value_t = 360)]
     limit: u64,
@@ -95,7 +98,7 @@ fn wanted(arguments: &Arguments) -> Vec<(Place, Means)> {
     let mut wanted: Vec<(Place, Means)> = vec![(Place::OneNode, Means::Nothing)];
     let mut add = |place, means: Means| {
         let bearable = !(arguments.quick && means.is_linear() && means.rules() == 10_000);
-        if bearable && means.name().contains(&arguments.only) {
+        if bearable && means.rules() <= arguments.most && means.name().contains(&arguments.only) {
             wanted.push((place, means));
         }
     };
@@ -108,7 +111,8 @@ fn wanted(arguments: &Arguments) -> Vec<(Place, Means)> {
     }
     wanted.push((Place::OneNode, Means::Nothing));
     let nodes: Vec<Means> =
-        [1, 10_000].map(Means::Agent).into_iter().filter(|means| means.name().contains(&arguments.only)).collect();
+        [1, 10_000].into_iter().filter(|rules| *rules <= arguments.most).map(Means::Agent).collect();
+    let nodes: Vec<Means> = nodes.into_iter().filter(|means| means.name().contains(&arguments.only)).collect();
     if !nodes.is_empty() {
         wanted.push((Place::TwoNodes, Means::Nothing));
         wanted.extend(nodes.into_iter().map(|means| (Place::TwoNodes, means)));

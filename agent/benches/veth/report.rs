@@ -47,6 +47,7 @@ pub(crate) fn print(beds: &[Bed], file: &Path) -> Result<()> {
                 figures.push(json!({
                     "place": place.name(), "configuration": bed.means.name(), "rules": bed.means.rules(),
                     "unit": kind.name(), "median": median(own), "ratio": ratio, "spread": spread(own, base),
+                    "ratio_of_the_best": best(own) / best(base),
                     "goal": goal(kind).filter(|_| matches!(bed.means, Means::Agent(_))), "met": met,
                 }));
             }
@@ -87,6 +88,10 @@ fn sorted(samples: impl Iterator<Item = f64>) -> Vec<f64> {
 fn median(samples: &[f64]) -> f64 {
     let samples = sorted(samples.iter().copied());
     samples.get(samples.len() / 2).copied().unwrap_or(f64::NAN)
+}
+
+fn best(samples: &[f64]) -> f64 {
+    samples.iter().copied().fold(f64::NAN, f64::max)
 }
 
 /// Half the distance between the quartiles of the rounds' own ratios.

@@ -94,6 +94,7 @@ impl Tally {
             endpoints,
             tables: reconciler.tables(),
             repairs: reconciler.repairs(),
+            table_repairs: reconciler.health().repairs.clone(),
             unenforced_devices: reconciler.unenforced_devices(),
             foreign_filters: reconciler.foreign_filters(),
             updates,

@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
@@ -49,9 +50,21 @@ pub struct RunArgs {
     /// Sizes of the other tables.
     #[command(flatten)]
     pub sizes: TableSizes,
+    /// How often, in seconds, the tables are compared with what they should hold.
+    #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub audit_interval: u32,
     /// How programs are attached.
     #[arg(long, value_enum, default_value_t)]
     pub attach: Attach,
+    /// Where packets carry what has been decided about them: `tc-index`, or `mark:16` for the upper half of the mark, where
+    /// another filter on the same hooks overwrites tc_index.
+    #[arg(long, value_name = "tc-index|mark:SHIFT", default_value = "tc-index")]
+    pub stamp: StampPlace,
+    /// What clients from outside may do whose address kube-proxy has replaced by this node's (node ports and load balancers
+    /// with externalTrafficPolicy Cluster). Their own address cannot be had here, so policy judges the node's address, which
+    /// it rarely names; externalTrafficPolicy Local keeps theirs. `allow` lets all of them pass.
+    #[arg(long, value_enum, default_value_t)]
+    pub masqueraded_clients: MasqueradedClients,
     /// Whether a pod may send only from its own addresses, speak in ARP and neighbour discovery only for them, and be sent
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
@@ -60,10 +73,6 @@ pub struct RunArgs {
     /// it, such as the bandwidth plugin's limit of what a pod sends. Without this such a device is not enforced.
     #[arg(long)]
     pub replace_ingress_qdisc: bool,
-    /// Carry the stamp that packets get on their way through the node in sixteen bits of their mark, from this bit on, in
-    /// place of tc_index. kube-proxy uses bits 14 and 15.
-    #[arg(long, value_name = "BIT", value_parser = clap::value_parser!(u32).range(0..=16))]
-    pub stamp_mark_shift: Option<u32>,
     /// Let pods send what this node would unwrap behind the hooks: IP in IP, GRE, and UDP to the ports of its own tunnel
     /// devices (VXLAN, GENEVE, bare UDP).
     #[arg(long)]
@@ -158,6 +167,71 @@ pub enum Attach {
     Clsact,
 }
 
+/// Where packets carry their stamp.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum StampPlace {
+    /// In `skb->tc_index`.
+    TcIndex,
+    /// In the sixteen bits of `skb->mark` from this one on.
+    Mark(u32),
+}
+
+/// Why packets cannot carry their stamp there.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum StampError {
+    /// Neither place.
+    #[error("{0:?} is neither tc-index nor mark:SHIFT, such as mark:16")]
+    Unknown(String),
+    /// Sixteen bits from there on do not fit.
+    #[error("a stamp has 16 bits, so that it fits into the mark's 32 up to a shift of 16 only")]
+    TooHigh,
+    /// kube-proxy writes some of these bits.
+    #[error(
+        "bits {0} to {last} of the mark hold those that kube-proxy marks packets with, 14 (0x4000, to be masqueraded) and 15 \
+         (0x8000, to be dropped): what it sets would change who a packet is from. Use mark:16",
+        last = .0 + 15
+    )]
+    KubeProxy(u32),
+}
+
+impl StampPlace {
+    /// The lowest bit of the mark, if it is in the mark.
+    #[must_use]
+    pub const fn shift(self) -> Option<u32> {
+        match self {
+            Self::TcIndex => None,
+            Self::Mark(shift) => Some(shift),
+        }
+    }
+}
+
+impl FromStr for StampPlace {
+    type Err = StampError;
+
+    fn from_str(text: &str) -> Result<Self, StampError> {
+        let unknown = || StampError::Unknown(text.to_owned());
+        if text == "tc-index" {
+            return Ok(Self::TcIndex);
+        }
+        let shift: u32 = text.strip_prefix("mark:").and_then(|shift| shift.parse().ok()).ok_or_else(unknown)?;
+        match shift {
+            0..=15 => Err(StampError::KubeProxy(shift)),
+            16 => Ok(Self::Mark(shift)),
+            _ => Err(StampError::TooHigh),
+        }
+    }
+}
+
+/// What clients from outside may do whose address has become the node's.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum MasqueradedClients {
+    /// What policy says of the node's address.
+    #[default]
+    Deny,
+    /// Anything.
+    Allow,
+}
+
 /// What a veth may do whose pod is not known yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Pending {
@@ -203,6 +277,22 @@ pub struct UninstallArgs {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn stamps_go_where_nobody_else_writes() {
+        let rows = [
+            ("tc-index", Ok(StampPlace::TcIndex)),
+            ("mark:16", Ok(StampPlace::Mark(16))),
+            ("mark:0", Err(StampError::KubeProxy(0))),
+            ("mark:15", Err(StampError::KubeProxy(15))),
+            ("mark:17", Err(StampError::TooHigh)),
+            ("mark", Err(StampError::Unknown("mark".into()))),
+            ("mark:x", Err(StampError::Unknown("mark:x".into()))),
+        ];
+        for (text, expected) in rows {
+            assert_eq!(text.parse(), expected, "{text}");
+        }
+    }
 
     #[test]
     fn lifetimes() {

@@ -318,3 +318,47 @@ fn a_namespace_that_changes_its_answer_moves_its_pods() {
     assert_eq!(world.touched().addresses.len(), 3, "the question was asked before: its rows keep their meaning");
     assert_ne!(world.compiler.desired().addresses[&ip("10.0.0.2")].class, class, "another class, not another meaning");
 }
+
+#[test]
+fn what_a_full_table_refused_goes_before_the_tables_settle() {
+    let mut compiler = compiler();
+    compiler.limit_rules(40);
+    let mut world = World::new(compiler);
+    world.set(pod("a", "1", "web", "10.0.0.1"));
+    world.set(pod("b", "2", "db", "10.0.0.2"));
+    world.set(policy("first", "web", "db", 1));
+    world.enforce("a");
+    world.compile();
+    world.compiler.taken();
+    world.settle();
+    let before = world.compiler.desired().clone();
+    let numbers = |world: &World| world.compiler.desired().rules.keys().map(|rule| rule.0).max().unwrap();
+    assert!(numbers(&world) < 40);
+
+    // More rules than have counters, then one that would fit but gets no number that does.
+    for i in 0..40 {
+        world.set(policy(&format!("large-{i}"), "web", "db", 100 + i));
+    }
+    world.compile();
+    assert!(numbers(&world) >= 40, "no room");
+    world.compiler.refused();
+    for i in 0..40 {
+        world.gone(ObjectKey::Policy(policy_id(&format!("large-{i}"))));
+    }
+    world.set(policy("second", "web", "db", 2));
+    world.compile();
+    world.compiler.refused();
+    world.compile();
+    assert!(numbers(&world) < 40, "room again, though nothing has settled: {:?}", world.compiler.desired().rules);
+    let desired = world.compiler.desired();
+    let kept = before.set_defaults.keys().all(|set| desired.set_defaults.contains_key(set));
+    assert!(kept, "what is in force keeps its rows");
+    let policy = desired.endpoints.values().next().unwrap();
+    assert_ne!(Some(policy), before.endpoints.values().next(), "the endpoint is to flip");
+
+    // And the tables are what they are without the detour.
+    world.compiler.taken();
+    world.settle();
+    let rules: BTreeSet<_> = world.compiler.desired().rules.values().map(|rule| rule.policy.name.to_string()).collect();
+    assert_eq!(rules, BTreeSet::from(["first".to_owned(), "second".to_owned()]));
+}

@@ -252,6 +252,11 @@ impl Dataplane {
         let link = FdLink::try_from(keep(program, id)?).map_err(|error| error.to_string())?;
         link.pin(pin).map(drop).map_err(|error| error.to_string())
     }
+
+    /// Where a link is pinned.
+    pub(super) fn link_pin(&self, ifindex: u32, direction: Direction) -> PathBuf {
+        self.pins.path(&link_name(ifindex, direction))
+    }
 }
 
 /// The folder of links' pins.

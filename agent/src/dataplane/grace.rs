@@ -133,8 +133,8 @@ fn update(map: &OwnedFd, value: i32) -> io::Result<()> {
     let attributes = Update {
         map_fd: map.as_raw_fd().cast_unsigned(),
         padding: 0,
-        key: (&raw const key).addr() as u64,
-        value: (&raw const value).addr() as u64,
+        key: (&raw const key).expose_provenance() as u64,
+        value: (&raw const value).expose_provenance() as u64,
         flags: 0,
     };
     // SAFETY: the attributes, key and value are valid for the call.

@@ -1,5 +1,6 @@
 //! The kernel's longest-prefix table of ranges.
 
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::net::IpAddr;
 
 use aya::Pod;
@@ -60,6 +61,44 @@ impl RangeTable {
             self.trie.remove(key).map_err(DataplaneError::map("RANGES"))?;
         }
         Ok(keys.len())
+    }
+}
+
+impl RangeTable {
+    /// Brings the ranges of a bank to these. Gives how many differed.
+    ///
+    /// # Errors
+    /// The table is full, or the kernel refuses.
+    pub fn repair(&mut self, bank: u32, wanted: &BTreeMap<IpNet, u64>) -> Result<usize, DataplaneError> {
+        let name = |key: &Key<RawKey>| {
+            let RawKey(range) = key.data();
+            (key.prefix_len(), range.words())
+        };
+        let right: HashMap<(u32, [u32; 5]), (IpNet, u64)> =
+            wanted.iter().map(|(net, value)| (name(&Self::key(bank, *net)), (*net, *value))).collect();
+        let rows: Vec<(Key<RawKey>, u64)> = self.trie.iter().filter_map(Result::ok).collect();
+        let mut missing: BTreeSet<IpNet> = wanted.keys().copied().collect();
+        let mut repaired = 0;
+        let ours = |key: &Key<RawKey>| {
+            let RawKey(range) = key.data();
+            // A shorter prefix would cover other banks and families: nobody of ours writes one.
+            range.bank() == bank || key.prefix_len() < 32
+        };
+        for (key, value) in rows.into_iter().filter(|(key, _)| ours(key)) {
+            match right.get(&name(&key)) {
+                Some((net, wanted)) if *wanted == value => drop(missing.remove(net)),
+                Some(_) => {}
+                None => {
+                    self.trie.remove(&key).map_err(DataplaneError::map("RANGES"))?;
+                    repaired += 1;
+                }
+            }
+        }
+        repaired += missing.len();
+        for net in missing {
+            self.put_range(bank, net, wanted.get(&net).copied().unwrap_or_default())?;
+        }
+        Ok(repaired)
     }
 }
 

@@ -72,7 +72,8 @@ impl Families<'_> {
         self.counters(
             "portcullis_flow_events",
             "What happened to flows and packets beside verdicts: evicted (its bucket was full), rejudged (policy \
-             changed), row_missing (a table is inconsistent), unstamped (judged in full).",
+             changed), row_missing (a table is inconsistent), unstamped (judged in full), \
+             taken_up and not_taken_up (a packet in the middle of an unknown flow), established_evicted (of evicted).",
             None,
             figures.events().map(|(event, count)| ([("event", event)], count)),
         )?;
@@ -131,6 +132,12 @@ impl Families<'_> {
             UpdateResult::ALL
                 .into_iter()
                 .map(|result| ([("result", result.name())], figures.updates.get(&result).copied().unwrap_or(0))),
+        )?;
+        self.counters(
+            "portcullis_table_repairs",
+            "Rows of tables that somebody else had changed and that were put right.",
+            None,
+            figures.table_repairs.iter().map(|(table, count)| ([("table", *table)], *count)),
         )?;
         self.family(
             "portcullis_update_duration",

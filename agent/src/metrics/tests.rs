@@ -42,6 +42,7 @@ fn small() -> Figures {
         notes: [(Drop::POLICY.0, 3), (Drop::SOURCE.0, 7), (Event::Rejudged as u32, 5)].into(),
         endpoints: [(EndpointState::Enforced, 4), (EndpointState::PodGone, 1)].into(),
         tables: vec![TableFill { name: "peers".to_owned(), used: 12, capacity: 65_536 }],
+        table_repairs: BTreeMap::from([("ports", 2)]),
         updates: [(UpdateResult::Applied, 8), (UpdateResult::TableFull, 1)].into(),
         update_durations,
         repairs: [(Repair::Displaced, 6)].into(),

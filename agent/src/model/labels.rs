@@ -4,25 +4,43 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 /// The labels of a pod or namespace. Cheap to clone; ordered, so that equal label sets compare and hash equal.
+///
+/// Sorted by key in one piece of memory: a cluster has a hundred thousand of them, and a map's node has room for eleven.
 #[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash)]
-pub struct Labels(Arc<BTreeMap<Arc<str>, Arc<str>>>);
+pub struct Labels(Arc<[(Arc<str>, Arc<str>)]>);
 
 impl Labels {
     /// The value of a label, if the object carries it.
     #[must_use]
     pub fn get(&self, key: &str) -> Option<&str> {
-        self.0.get(key).map(AsRef::as_ref)
+        let at = self.0.binary_search_by(|(known, _)| known.as_ref().cmp(key)).ok()?;
+        self.0.get(at).map(|(_, value)| value.as_ref())
     }
 
     /// All labels, by key.
     pub fn iter(&self) -> impl Iterator<Item = (&str, &str)> {
         self.0.iter().map(|(key, value)| (key.as_ref(), value.as_ref()))
     }
+
+    /// The same labels with other copies of their texts.
+    #[must_use]
+    pub fn with_texts(&self, mut copy: impl FnMut(&Arc<str>) -> Arc<str>) -> Self {
+        Self(self.0.iter().map(|(key, value)| (copy(key), copy(value))).collect())
+    }
+
+    /// Whether nobody else shares them.
+    #[must_use]
+    pub fn is_unshared(&self) -> bool {
+        Arc::strong_count(&self.0) == 1
+    }
 }
 
 impl<K: Into<Arc<str>>, V: Into<Arc<str>>> FromIterator<(K, V)> for Labels {
     fn from_iter<I: IntoIterator<Item = (K, V)>>(labels: I) -> Self {
-        Self(Arc::new(labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect()))
+        // Of two labels with one key the later counts.
+        let sorted: BTreeMap<Arc<str>, Arc<str>> =
+            labels.into_iter().map(|(key, value)| (key.into(), value.into())).collect();
+        Self(sorted.into_iter().collect())
     }
 }
 
@@ -66,5 +84,21 @@ impl Selector {
             Self::Exists(key) => labels.get(key).is_some(),
             Self::DoesNotExist(key) => labels.get(key).is_none(),
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::Labels;
+
+    #[test]
+    fn labels_are_found_by_key_and_the_later_of_two_counts() {
+        let labels: Labels = [("b", "1"), ("a", "2"), ("c", "3"), ("a", "4")].into_iter().collect();
+        let rows = [("a", Some("4")), ("b", Some("1")), ("c", Some("3")), ("", None), ("ab", None), ("d", None)];
+        for (key, value) in rows {
+            assert_eq!(labels.get(key), value, "{key}");
+        }
+        assert_eq!(labels.iter().collect::<Vec<_>>(), [("a", "4"), ("b", "1"), ("c", "3")]);
+        assert_eq!(labels, [("c", "3"), ("b", "1"), ("a", "4")].into_iter().collect(), "in whatever order they came");
     }
 }

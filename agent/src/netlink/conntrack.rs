@@ -6,6 +6,7 @@ use std::os::fd::AsFd;
 
 use nix::sys::socket::{setsockopt, sockopt};
 use nix::sys::time::TimeVal;
+use portcullis_common::flow::Lifetime;
 use rtnetlink::packet_core::{
     NLM_F_DUMP, NLM_F_REQUEST, NLMSG_DONE, NLMSG_ERROR, NetlinkBuffer, NlaBuffer, NlasIterator,
 };
@@ -87,6 +88,33 @@ fn ended(payload: &[u8]) -> Result<(), Error> {
         0 | libc::EOPNOTSUPP | libc::EINVAL | libc::EPROTONOSUPPORT => Ok(()),
         errno => Err(Error::Socket { what: "ask for the connections", source: io::Error::from_raw_os_error(errno) }),
     }
+}
+
+/// How long the kernel itself remembers a flow in a state, in seconds; `None` where it has no connection table. Where
+/// several of its states are one here, the shortest.
+#[must_use]
+pub fn timeout(lifetime: Lifetime) -> Option<u32> {
+    let names: &[&str] = match lifetime {
+        Lifetime::TcpSynSent => &["tcp_timeout_syn_sent"],
+        Lifetime::TcpSynReceived => &["tcp_timeout_syn_recv"],
+        Lifetime::TcpEstablished => &["tcp_timeout_established"],
+        Lifetime::TcpHalfClosed => &["tcp_timeout_fin_wait", "tcp_timeout_close_wait"],
+        Lifetime::TcpClosed => &["tcp_timeout_last_ack", "tcp_timeout_time_wait"],
+        Lifetime::TcpReset => &["tcp_timeout_close"],
+        Lifetime::Udp => &["udp_timeout"],
+        Lifetime::UdpStream => &["udp_timeout_stream"],
+        Lifetime::SctpNew => &["sctp_timeout_cookie_wait"],
+        Lifetime::SctpEstablished => &["sctp_timeout_established"],
+        Lifetime::Icmp => &["icmp_timeout", "icmpv6_timeout"],
+        Lifetime::Other => &["generic_timeout"],
+        // No state of the connection table: net.ipv4.ipfrag_time is its default.
+        Lifetime::Fragment => &[],
+    };
+    let read = |name: &&str| {
+        let text = std::fs::read_to_string(format!("/proc/sys/net/netfilter/nf_conntrack_{name}")).ok()?;
+        text.trim().parse().ok()
+    };
+    names.iter().filter_map(read).min()
 }
 
 fn request() -> [u8; 20] {

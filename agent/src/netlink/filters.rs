@@ -44,6 +44,9 @@ const TC_ACT_PIPE: i32 = 3;
 
 const ANSWER: Duration = Duration::from_secs(10);
 
+/// Attributes by number.
+type Attributes = BTreeMap<u16, Vec<u8>>;
+
 /// The qdisc of a device's `ffff:`, under which filters on ingress and egress hang.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Qdisc {
@@ -150,11 +153,7 @@ impl Filters {
         Ok(())
     }
 
-    fn dump(
-        &mut self,
-        request: RouteNetlinkMessage,
-        what: &'static str,
-    ) -> Result<Vec<(TcHeader, BTreeMap<u16, Vec<u8>>)>, Error> {
+    fn dump(&mut self, request: RouteNetlinkMessage, what: &'static str) -> Result<Vec<(TcHeader, Attributes)>, Error> {
         self.send(request, NLM_F_REQUEST | NLM_F_DUMP)?;
         let payloads = self.receive(what)?;
         Ok(payloads
@@ -203,7 +202,7 @@ fn message(ifindex: u32, parent: u32) -> TcMessage {
 }
 
 /// Attributes by number; a number that is there several times keeps the last.
-fn attributes(bytes: &[u8]) -> BTreeMap<u16, Vec<u8>> {
+fn attributes(bytes: &[u8]) -> Attributes {
     NlasIterator::new(bytes)
         .map_while(Result::ok)
         .map(|nla: NlaBuffer<&[u8]>| (nla.kind(), nla.value().to_vec()))
@@ -219,7 +218,7 @@ fn number(bytes: &[u8]) -> Option<u32> {
 }
 
 /// `None` for what describes no filter: the classifier itself, and hash tables of u32.
-fn filter(header: &TcHeader, outer: &BTreeMap<u16, Vec<u8>>) -> Option<Filter> {
+fn filter(header: &TcHeader, outer: &Attributes) -> Option<Filter> {
     let options = attributes(outer.get(&TCA_OPTIONS)?);
     let kind = text(outer.get(&TCA_KIND)?);
     if kind == "u32" && options.contains_key(&TCA_U32_DIVISOR) {
@@ -250,7 +249,7 @@ fn filter(header: &TcHeader, outer: &BTreeMap<u16, Vec<u8>>) -> Option<Filter> {
 }
 
 /// Whether actions, in order, may end with TC_ACT_OK; what is not understood may.
-fn actions_classify(actions: &BTreeMap<u16, Vec<u8>>) -> bool {
+fn actions_classify(actions: &Attributes) -> bool {
     let mut last = TC_ACT_OK;
     for action in actions.values() {
         let options = attributes(action).remove(&TCA_ACT_OPTIONS);

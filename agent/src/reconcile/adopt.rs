@@ -16,7 +16,8 @@ use crate::state::{LocalId, RuleIdentity, RuleNumber};
 impl Reconciler {
     /// Reads the tables as they are.
     pub(super) fn adopt(&mut self) {
-        self.image.set_lifetimes(&self.lifetimes());
+        self.connections.lifetimes = self.lifetimes();
+        self.image.set_lifetimes(&self.connections.lifetimes);
         let mut adopted = BTreeMap::new();
         let mut generations = BTreeMap::new();
         if self.dataplane.found == Found::Adopted && self.image.seed() != 0 {
@@ -33,7 +34,14 @@ impl Reconciler {
                 let content = self.image.row(endpoint as u32);
                 generations.insert(number, content.generation);
                 let id = self.dataplane.identity(number).and_then(|text| parse(&text));
-                if let (Some(id), true) = (&id, !self.dataplane.pins_links() || pinned.contains(&ifindex)) {
+                if self.dataplane.pins_links() && !(pinned.contains(&ifindex) && self.dataplane.link_is_on(ifindex)) {
+                    // Its device has gone. If there is one of that index, it is another.
+                    self.image.remove_interface(ifindex);
+                    self.image.put_endpoint(number, 0);
+                    let _ = self.dataplane.set_identity(number, "");
+                    continue;
+                }
+                if let Some(id) = &id {
                     self.matcher.adopt(ifindex, PodId { key: id.pod.clone(), uid: id.uid.clone() });
                 }
                 banks.insert(content.bank);
@@ -53,7 +61,9 @@ impl Reconciler {
         } else {
             self.image.set_seed(random());
         }
-        self.slots.start(self.image.sizes().endpoints, adopted, generations);
+        self.seed = self.image.seed();
+        self.flags = self.image.flags();
+        self.slots.start(self.image.sizes().endpoints, adopted, generations, self.dataplane.next_incarnation());
     }
 
     /// Takes a bank that no endpoint uses, and clears what an agent that was stopped half-way has left in it.

@@ -1,58 +1,107 @@
 //! The periodic comparison of what the tables hold with what they should: whatever wrote there, it is put right.
 
-use portcullis_common::layout::endpoint_word;
+use std::collections::{BTreeMap, BTreeSet};
 
-use super::{ReconcileError, Reconciler};
+use portcullis_common::layout::{endpoint_word, interface_kind, interface_word, wide_bank};
+use portcullis_common::stamp::SLOTS;
+
+use super::{ReconcileError, Reconciler, rules};
+use crate::state::RuleNumber;
 use crate::state::plan::Step;
 
 impl Reconciler {
-    /// Compares rows, addresses and endpoints with what this agent wrote, and repairs what differs. Gives the number of
-    /// repairs. Ports, ranges and the kernel's hooks are not compared yet.
+    /// Compares every table with what this agent wrote, and repairs what differs. Gives the number of repairs. Counters and
+    /// flows are the programs' own. While tables of the agent before are still in use, what is in them is left alone.
     ///
     /// # Errors
-    /// A table is full or the kernel refuses.
+    /// A table is full or the kernel refuses; what was repaired until then stays so.
     pub fn audit(&mut self) -> Result<usize, ReconcileError> {
-        if !self.health.synced || self.behind || self.leftovers {
+        if !self.health.synced || self.behind {
             return Ok(0);
         }
-        let mut steps = Vec::new();
-        let mut found = 0;
-        for (key, value) in self.image.narrow_rows() {
-            match self.known.narrow.get(&key) {
-                Some(wanted) if *wanted == value => found += 1,
-                Some(wanted) => steps.push(Step::PutNarrow(key, *wanted)),
-                None => steps.push(Step::DropNarrow(key)),
+        let before: u64 = self.health.repairs.values().sum();
+        // The seed first: every other row is looked up by it.
+        let node = self.audit_node();
+        self.repaired("node", node);
+        let misplaced = self.image.drop_misplaced();
+        self.repaired("rows", misplaced.0);
+        self.repaired("addresses", misplaced.1);
+        let endpoints = self.audit_endpoints();
+        self.repaired("endpoints", endpoints);
+        let interfaces = self.audit_interfaces()?;
+        self.repaired("interfaces", interfaces);
+        let ports = self.image.repair_ports(self.bank, &self.known.ports);
+        self.repaired("ports", ports);
+        for (table, steps) in [("rows", self.audit_rows()), ("addresses", self.audit_addresses())] {
+            for step in &steps {
+                self.take(step)?;
             }
+            self.repaired(table, steps.len());
         }
-        if found < self.known.narrow.len() {
-            let lost = self.known.narrow.iter().filter(|(key, _)| self.image.narrow(**key).is_none());
-            steps.extend(lost.map(|(key, value)| Step::PutNarrow(*key, *value)));
-        }
-        found = 0;
-        for (key, value) in self.image.wide_rows() {
-            match self.known.wide.get(&key) {
-                Some(wanted) if *wanted == value => found += 1,
-                Some(wanted) => steps.push(Step::PutWide(key, *wanted)),
-                None => steps.push(Step::DropWide(key)),
-            }
-        }
-        if found < self.known.wide.len() {
-            let lost = self.known.wide.iter().filter(|(key, _)| self.image.wide(key).is_none());
-            steps.extend(lost.map(|(key, value)| Step::PutWide(*key, *value)));
-        }
-        let repaired = steps.len() + self.audit_endpoints();
-        for step in &steps {
-            self.take(step)?;
-        }
+        let ranges = self.dataplane.ranges.repair(self.bank, &self.known.ranges)?;
+        self.repaired("ranges", ranges);
+        let names = self.audit_rule_names()?;
+        self.repaired("rules", names);
+        let repaired = self.health.repairs.values().sum::<u64>() - before;
         if repaired > 0 {
-            tracing::error!(repaired, "the tables were changed by somebody else and have been put right");
+            // Flows were perhaps judged by what was wrong: the next pass has them judged again.
+            self.rejudge.extend(self.slots.used.values().filter_map(|slot| slot.id.clone()));
         }
-        Ok(repaired)
+        Ok(usize::try_from(repaired).unwrap_or(usize::MAX))
+    }
+
+    /// Counts and tells of repairs.
+    pub(super) fn repaired(&mut self, table: &'static str, count: usize) {
+        if count > 0 {
+            *self.health.repairs.entry(table).or_default() += count as u64;
+            tracing::error!(table, count, "somebody else has changed a table: it has been put right");
+        }
+    }
+
+    fn audit_node(&self) -> usize {
+        let mut repaired = 0;
+        if self.image.seed() != self.seed {
+            self.image.set_seed(self.seed);
+            repaired += 1;
+        }
+        if self.image.flags() != self.flags {
+            self.image.set_flags(self.flags);
+            repaired += 1;
+        }
+        let lifetimes = self.lifetimes();
+        if self.image.lifetimes() != lifetimes {
+            self.image.set_lifetimes(&lifetimes);
+            repaired += 1;
+        }
+        repaired
+    }
+
+    fn audit_rows(&self) -> Vec<Step> {
+        let known = &self.known.narrow;
+        let wrong = known.iter().filter(|(key, value)| self.image.narrow(**key) != Some(**value));
+        let mut steps: Vec<Step> = wrong.map(|(key, value)| Step::PutNarrow(*key, *value)).collect();
+        if !self.leftovers {
+            let strays = self.image.narrow_rows().map(|(key, _)| key).filter(|key| !known.contains_key(key));
+            steps.extend(strays.map(Step::DropNarrow));
+        }
+        steps
+    }
+
+    fn audit_addresses(&self) -> Vec<Step> {
+        let known = &self.known.wide;
+        let wrong = known.iter().filter(|(key, value)| self.image.wide(key) != Some(**value));
+        let mut steps: Vec<Step> = wrong.map(|(key, value)| Step::PutWide(*key, *value)).collect();
+        let strays = self.image.wide_rows().map(|(key, _)| key).filter(|key| !known.contains_key(key));
+        let strays = strays.filter(|key| !self.leftovers || wide_bank(key[2]) == self.bank);
+        steps.extend(strays.map(Step::DropWide));
+        steps
     }
 
     fn audit_endpoints(&self) -> usize {
         let mut repaired = 0;
+        let mut free: BTreeSet<u32> = (0..SLOTS).collect();
         for slot in self.slots.used.values() {
+            free.remove(&slot.number);
             if self.image.row(slot.row) != slot.content {
                 self.image.put_row(slot.row, &slot.content);
                 repaired += 1;
@@ -63,6 +112,52 @@ impl Reconciler {
                 repaired += 1;
             }
         }
+        for slot in free.into_iter().filter(|slot| self.image.endpoint(*slot) != 0) {
+            self.image.put_endpoint(slot, 0);
+            repaired += 1;
+        }
         repaired
+    }
+
+    fn audit_interfaces(&self) -> Result<usize, ReconcileError> {
+        let endpoints = self.slots.used.iter().map(|(ifindex, slot)| (*ifindex, interface_kind::ENDPOINT, slot.number));
+        let bridges = self.devices.bridges.iter().map(|ifindex| (*ifindex, interface_kind::BRIDGE, 0));
+        let wanted: BTreeMap<u32, (u32, u32)> =
+            endpoints.chain(bridges).map(|(ifindex, kind, slot)| (ifindex, (kind, slot))).collect();
+        let mut found: BTreeMap<u32, Vec<u64>> = BTreeMap::new();
+        for word in self.image.interfaces() {
+            found.entry(word as u32).or_default().push(word);
+        }
+        let mut repaired = 0;
+        for (ifindex, words) in &found {
+            let right = wanted.get(ifindex).map(|(kind, slot)| interface_word(*ifindex, *kind, *slot));
+            if right.is_none_or(|right| *words != [right]) {
+                self.image.remove_interface(*ifindex);
+                repaired += 1;
+            }
+        }
+        for (ifindex, (kind, slot)) in &wanted {
+            let right = interface_word(*ifindex, *kind, *slot);
+            if found.get(ifindex).is_none_or(|words| *words != [right]) {
+                self.image.put_interface(*ifindex, *kind, *slot)?;
+                repaired += usize::from(!found.contains_key(ifindex));
+            }
+        }
+        Ok(repaired)
+    }
+
+    fn audit_rule_names(&mut self) -> Result<usize, ReconcileError> {
+        let found: BTreeMap<u32, [u8; 16]> = self.dataplane.rule_names().collect();
+        let mut right: Vec<(u32, [u8; 16])> =
+            self.rules.known.iter().map(|(number, identity)| (number.0, rules::hash(identity))).collect();
+        right.retain(|(number, hash)| found.get(number) != Some(hash));
+        if !self.leftovers {
+            let strays = found.keys().filter(|number| !self.rules.known.contains_key(&RuleNumber(**number)));
+            right.extend(strays.map(|number| (*number, [0; 16])));
+        }
+        for (number, hash) in &right {
+            self.dataplane.set_rule_name(*number, *hash)?;
+        }
+        Ok(right.len())
     }
 }

@@ -17,7 +17,7 @@ pub(super) struct Devices {
     /// By index: the device's incarnation and what runs on it.
     pub(super) attached: BTreeMap<u32, (u64, Hooks)>,
     /// Bridges that the tables name.
-    bridges: BTreeSet<u32>,
+    pub(super) bridges: BTreeSet<u32>,
     /// That there is no exit has been said.
     warned_of_no_exit: bool,
     /// Devices that could not be attached to, with the reason.
@@ -183,6 +183,30 @@ impl Reconciler {
         id.is_some_and(|id| self.compiler.desired().endpoints.contains_key(id))
     }
 
+    /// Where the first tables could not be written: exits have their hooks, which judge only what endpoints defer, and the
+    /// endpoints of an agent before the present programs. Every other veth stays as it is: no decision exists for its pod
+    /// yet, and nothing is closed before the agent has been in sync once.
+    pub(super) fn hook_what_is_known(&mut self) {
+        for (ifindex, role) in self.matcher.roles().clone() {
+            let Some(link) = self.snapshot.links.get(&ifindex).cloned() else { continue };
+            let outcome = match role {
+                Role::Exit => self.attach(&link, exit_hooks(&link)),
+                Role::Endpoint(_) | Role::Pending | Role::Closed { .. } if self.slots.used.contains_key(&ifindex) => {
+                    self.attach(&link, Hooks::Endpoint)
+                }
+                Role::Endpoint(pod) => {
+                    Err(format!("pod {pod} is not enforced yet: the first tables could not be written"))
+                }
+                Role::Pending | Role::Closed { .. } | Role::None => Ok(()),
+            };
+            match outcome {
+                Ok(()) => drop(self.devices.failures.remove(&ifindex)),
+                Err(reason) => drop(self.devices.failures.insert(ifindex, reason)),
+            }
+        }
+        self.arm();
+    }
+
     fn attach(&mut self, link: &Link, hooks: Hooks) -> Result<(), String> {
         if hooks != Hooks::Endpoint && self.slots.used.contains_key(&link.ifindex) {
             // Once an endpoint, until its link goes.
@@ -237,10 +261,10 @@ impl Reconciler {
         self.set_node_flag(node_flag::ARMED, complete && !self.devices.bridges.is_empty());
     }
 
-    pub(super) fn set_node_flag(&self, flag: u64, on: bool) {
-        let flags = self.image.flags();
-        let wanted = if on { flags | flag } else { flags & !flag };
-        if wanted != flags {
+    pub(super) fn set_node_flag(&mut self, flag: u64, on: bool) {
+        let wanted = if on { self.flags | flag } else { self.flags & !flag };
+        if wanted != self.flags {
+            self.flags = wanted;
             self.image.set_flags(wanted);
         }
     }

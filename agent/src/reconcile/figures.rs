@@ -25,6 +25,8 @@ pub struct Health {
     pub last_error: Option<String>,
     /// Conditions of matching that people should know.
     pub reports: Vec<String>,
+    /// Rows that somebody else had changed and that were put right, by table.
+    pub repairs: BTreeMap<&'static str, u64>,
 }
 
 impl Health {

@@ -37,6 +37,8 @@ const PAUSE: Duration = Duration::from_millis(400);
 pub(super) struct Connections {
     /// The signs as counted when it was read.
     seen: [u64; SIGNS.len()],
+    /// Idle lifetimes as the programs have them, in jiffies.
+    pub(super) lifetimes: [u32; 16],
     not_before: Option<Instant>,
     /// It cannot be read, which has been said.
     failed: bool,
@@ -45,12 +47,13 @@ pub(super) struct Connections {
 }
 
 impl Reconciler {
-    /// Idle lifetimes in jiffies.
+    /// Idle lifetimes in jiffies. A default is cut to what this kernel is set to: kube-proxy sets some of them.
     pub(super) fn lifetimes(&self) -> [u32; 16] {
         let limit = u64::from(u32::MAX / 4);
         let mut lifetimes = [0; 16];
         for (lifetime, _, default) in Lifetime::ALL {
-            let seconds = self.settings.lifetimes.get(&lifetime).copied().unwrap_or(default);
+            let kernels = || netlink::timeout(lifetime).map_or(default, |seconds| seconds.clamp(1, default));
+            let seconds = self.settings.lifetimes.get(&lifetime).copied().unwrap_or_else(kernels);
             let jiffies = u64::from(seconds) * u64::from(self.dataplane.jiffies);
             lifetimes[lifetime as usize] = jiffies.min(limit) as u32;
         }
@@ -95,7 +98,7 @@ impl Reconciler {
             let around = Surroundings {
                 endpoints: &endpoints,
                 flags: &|address| self.flags_of(address, &translatable),
-                lifetimes: self.lifetimes(),
+                lifetimes: self.connections.lifetimes,
                 jiffies: self.dataplane.jiffies,
             };
             let seeds = flows::seeds(&connections, &around);
@@ -133,7 +136,7 @@ fn local(slot: &Slot) -> Option<Local> {
         .filter(|address| *address != Address::UNSPECIFIED)
         .map(IpAddr::from)
         .collect();
-    (!addresses.is_empty()).then(|| Local {
+    (!addresses.is_empty()).then_some(Local {
         slot: slot.number,
         generation: slot.content.generation,
         incarnation: slot.content.incarnation,

@@ -308,6 +308,6 @@ fn tell(device: &str, filter: &Filter) -> String {
     format!(
         "{device}: the {kind} filter{name} on tc ingress (priority {priority}, handle {handle:#x}) may end with TC_ACT_OK, \
          which overwrites the stamp that this agent's programs leave in tc_index: what it passes is judged without; let it \
-         end with TC_ACT_UNSPEC, or give the stamp another place with --stamp-mark-shift"
+         end with TC_ACT_UNSPEC, or give the stamp another place with --stamp mark:16"
     )
 }

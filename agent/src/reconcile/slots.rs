@@ -45,6 +45,8 @@ pub(super) struct Slots {
     pub(super) used: BTreeMap<u32, Slot>,
     /// The generation that each slot had last.
     generations: BTreeMap<u32, u32>,
+    /// The generation of a slot that none is known of.
+    first_generation: u32,
     free: VecDeque<u32>,
     /// Given up since the last grace period.
     waiting: Vec<u32>,
@@ -59,8 +61,16 @@ pub(super) struct Slots {
 const ROWS: u32 = 4 * SLOTS;
 
 impl Slots {
-    /// Starts with what an agent before has left: its slots keep their numbers.
-    pub(super) fn start(&mut self, limit: u32, adopted: BTreeMap<u32, Slot>, generations: BTreeMap<u32, u32>) {
+    /// Starts with what an agent before has left: its slots keep their numbers. What generations other slots had is not
+    /// known, so they go on from `first`, which is another for each agent; entries tell incarnations apart besides.
+    pub(super) fn start(
+        &mut self,
+        limit: u32,
+        adopted: BTreeMap<u32, Slot>,
+        generations: BTreeMap<u32, u32>,
+        first: u32,
+    ) {
+        self.first_generation = first & 7;
         self.limit = limit.min(SLOTS);
         self.next = adopted.values().map(|slot| slot.number + 1).max().unwrap_or(0);
         let taken: Vec<u32> = adopted.values().map(|slot| slot.number).collect();
@@ -81,7 +91,7 @@ impl Slots {
                 number
             })
         })?;
-        let generation = self.generations.get(&number).map_or(0, |last| (last + 1) & 7);
+        let generation = self.generations.get(&number).map_or(self.first_generation, |last| (last + 1) & 7);
         self.generations.insert(number, generation);
         Some((number, generation))
     }

@@ -17,6 +17,9 @@ impl Reconciler {
         if let Err(full) = self.image.sizes().check(desired) {
             // Nothing has been written: what this compile touched is unknown to the next.
             self.behind = true;
+            // Nor does anything wait for what was kept for the way there: without this, what the compiler keeps until the
+            // tables have settled would fill them for ever.
+            self.compiler.settle();
             return Err(full.into());
         }
         let delta = Delta::of(&self.known, desired, self.compiler.touched(), self.bank, self.behind);
@@ -45,6 +48,7 @@ impl Reconciler {
         if confirm {
             self.set_node_flag(node_flag::CONFIRM, true);
         }
+        self.set_node_flag(node_flag::MASQUERADED, self.settings.masqueraded_clients);
         if first {
             self.take_new_devices(false);
         } else if self.egress_begins() {

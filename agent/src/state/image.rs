@@ -4,7 +4,7 @@
 //! store is one aligned word. A cell whose row is removed is not used for another key until a grace period has passed:
 //! a reader may still hold on to it.
 
-use std::collections::HashSet;
+use std::collections::{BTreeMap, HashSet};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -13,6 +13,8 @@ use portcullis_common::layout::{
 };
 use portcullis_common::stamp::SLOTS;
 use portcullis_common::tables::{narrow_buckets, narrow_hash, wide_buckets, wide_hash, wide_tag};
+
+use crate::model::Protocol;
 
 /// Memory that packet programs read.
 pub trait Memory: Send + Sync {
@@ -231,6 +233,13 @@ impl Image {
         self.regions.node.words()[10].store(word, Ordering::Release);
     }
 
+    /// The lifetimes of flows, in jiffies.
+    #[must_use]
+    pub fn lifetimes(&self) -> [u32; 16] {
+        let words = &self.regions.node.words()[2..10];
+        std::array::from_fn(|i| (words[i / 2].load(Ordering::Relaxed) >> (32 * (i % 2))) as u32)
+    }
+
     fn narrow_cells(&self, key: u64) -> impl Iterator<Item = (usize, usize)> + use<> {
         let mask = self.sizes.narrow_buckets - 1;
         narrow_buckets(narrow_hash(self.seed(), key)).into_iter().flat_map(move |bucket| {
@@ -365,6 +374,62 @@ impl Image {
                 .filter(|(_, value)| *value != 0)
                 .map(|(key, value)| (key, value & !TAG))
         })
+    }
+
+    /// Empties cells where no look-up finds what is in them: somebody else has written there. Gives how many of the narrow
+    /// and of the wide table.
+    pub fn drop_misplaced(&mut self) -> (usize, usize) {
+        let words = self.regions.narrow.words();
+        let cells = (0..words.len() / NARROW).flat_map(|bucket| bucket * NARROW..bucket * NARROW + WAYS);
+        let used =
+            cells.filter_map(|cell| Some((cell, words[cell].load(Ordering::Relaxed))).filter(|(_, key)| *key != 0));
+        let found = |key: u64| {
+            self.narrow_cells(key).map(|(cell, _)| cell).find(|cell| words[*cell].load(Ordering::Relaxed) == key)
+        };
+        let narrow: Vec<usize> = used.filter(|(cell, key)| found(*key) != Some(*cell)).map(|(cell, _)| cell).collect();
+        narrow.iter().for_each(|cell| words[*cell].store(0, Ordering::Release));
+
+        let words = self.regions.wide.words();
+        let cells = (0..words.len() / WIDE).flat_map(|bucket| (0..WAYS).map(move |way| (bucket * WIDE, way)));
+        let used = cells.filter(|(start, way)| words[start + way].load(Ordering::Relaxed) != 0);
+        let key =
+            |(start, way): (usize, usize)| [0, 1, 2].map(|i| words[start + WAYS + 3 * way + i].load(Ordering::Relaxed));
+        let wide: Vec<usize> = used
+            .filter(|(start, way)| self.wide_place(&key((*start, *way))) != Some(start + way))
+            .map(|(start, way)| start + way)
+            .collect();
+        wide.iter().for_each(|cell| words[*cell].store(0, Ordering::Release));
+
+        self.narrow_waiting.extend(&narrow);
+        self.wide_waiting.extend(&wide);
+        if !narrow.is_empty() || !wide.is_empty() {
+            self.narrow_used = self.narrow_rows().count();
+            self.wide_used = self.wide_rows().count();
+        }
+        (narrow.len(), wide.len())
+    }
+
+    /// Gives every port of a bank the class that these runs say: (protocol, first) to (last, class). Gives how many had
+    /// another.
+    pub fn repair_ports(&self, bank: u32, runs: &BTreeMap<(Protocol, u16), (u16, u16)>) -> usize {
+        let mut right = vec![0_u16; CHUNKS as usize * CHUNK];
+        for ((protocol, first), (last, class)) in runs {
+            for port in *first..=*last {
+                let (element, place) = port_place(0, protocol.0, port);
+                right[element as usize * CHUNK + place] = *class;
+            }
+        }
+        let start = bank as usize * CHUNKS as usize * CHUNK_WORDS;
+        let mut repaired = 0;
+        for (word, classes) in self.regions.ports.words()[start..].iter().zip(right.chunks_exact(4)) {
+            let wanted = (0..4).fold(0, |wanted, i| wanted | u64::from(classes[i]) << (16 * i));
+            let found = word.load(Ordering::Relaxed);
+            if found != wanted {
+                word.store(wanted, Ordering::Release);
+                repaired += (0..4).filter(|i| (found ^ wanted) >> (16 * i) & 0xffff != 0).count();
+            }
+        }
+        repaired
     }
 
     /// The class of a port.

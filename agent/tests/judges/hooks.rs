@@ -48,6 +48,9 @@ pub(crate) trait Judge {
     fn judge(&mut self, arrival: &Arrival, rules: u32) -> Departure;
     fn take(&mut self, step: &Step) -> Result<(), Full>;
     fn set_flags(&mut self, flags: u64);
+    /// Frees the ways of flows that nobody has any more. Where time stands still, answered ones would stay and push out new
+    /// ones that are not answered yet.
+    fn free_flows(&mut self) {}
 }
 
 /// [`decide`] over ordinary memory.
@@ -97,6 +100,10 @@ impl Judge for Memory {
     fn set_flags(&mut self, flags: u64) {
         self.0.image.set_flags(flags);
     }
+
+    fn free_flows(&mut self) {
+        self.0.forget_flows();
+    }
 }
 
 /// Tables behind hooks, and what they were made from.
@@ -129,6 +136,7 @@ impl<J: Judge> Node<J> {
 
     /// Forgets all flows.
     pub(crate) fn forget(&mut self) {
+        self.judge.free_flows();
         for step in self.planner.renew() {
             self.judge.take(&step).unwrap();
         }

@@ -29,15 +29,17 @@ pub(crate) struct PacketSpec {
     pub(crate) unstamped: bool,
     /// The port is one that the destination declares.
     pub(crate) declared: Option<usize>,
+    /// A frame of any kind that goes the same way afterwards.
+    pub(crate) odd: Vec<u8>,
 }
 
 /// On one line, as there are many.
 impl fmt::Debug for PacketSpec {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { v4, from, to, load, masquerade, unstamped, declared } = self;
+        let Self { v4, from, to, load, masquerade, unstamped, declared, odd } = self;
         let family = if *v4 { "IPv4" } else { "IPv6" };
         write!(f, "{family} {from:?} to {to:?}, {load:?}, ")?;
-        write!(f, "masquerade {masquerade}, unstamped {unstamped}, declared {declared:?}")
+        write!(f, "masquerade {masquerade}, unstamped {unstamped}, declared {declared:?}, odd {odd:?}")
     }
 }
 
@@ -77,8 +79,10 @@ pub(crate) fn packet() -> impl Strategy<Value = PacketSpec> {
         4 => (0..8_usize, 0..4_usize).prop_map(|(frontend, backend)| Choice::Service(frontend, backend)),
     ];
     let rarely = || proptest::bool::weighted(0.15);
-    (any::<bool>(), from, to, load(), rarely(), rarely(), proptest::option::weighted(0.5, 0..3_usize)).prop_map(
-        |(v4, from, to, load, masquerade, unstamped, declared)| PacketSpec {
+    let declared = proptest::option::weighted(0.5, 0..3_usize);
+    let odd = proptest::collection::vec(any::<u8>(), 0..60);
+    (any::<bool>(), from, to, load(), rarely(), rarely(), declared, odd).prop_map(
+        |(v4, from, to, load, masquerade, unstamped, declared, odd)| PacketSpec {
             v4,
             from,
             to,
@@ -86,6 +90,7 @@ pub(crate) fn packet() -> impl Strategy<Value = PacketSpec> {
             masquerade,
             unstamped,
             declared,
+            odd,
         },
     )
 }

@@ -146,6 +146,13 @@ impl<'a> Oracle<'a> {
         self.evaluator.decide(pod, Direction::Ingress, &view, traffic)
     }
 
+    /// Whether the policies of the pod that sent a packet deny its final destination.
+    pub(crate) fn denies_egress(&self, journey: &Journey) -> bool {
+        let Source::Local(id) = &journey.source else { return false };
+        let traffic = journey.arrives.traffic(journey.arrives_at.is_ipv4());
+        self.egress(id, journey.arrives_at, traffic).verdict == Verdict::Deny
+    }
+
     /// Whether some policy governs the endpoint's egress.
     fn is_egress_isolated(&self, id: &LocalId) -> bool {
         let pod = self.pod(id);

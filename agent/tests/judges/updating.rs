@@ -16,9 +16,9 @@ use portcullis_common::stamp::Stamp;
 use proptest::collection::vec;
 use proptest::prelude::*;
 use proptest::sample::select;
-use proptest::test_runner::{FileFailurePersistence, TestRunner};
+use proptest::test_runner::TestRunner;
 
-use super::compare::Court;
+use super::compare::{Court, repeatable, saved};
 use super::documents::{self, OTHER_ADDRESSES, OUTSIDERS, OWN_ADDRESSES};
 use super::hooks::{Arrival, Departure, FIRST_DEVICE, Hook, Judge, Memory, Node, UPLINK};
 use super::journey::{What, packet};
@@ -383,19 +383,34 @@ impl<'n, J: Judge> Follower<'n, J> {
 /// Follows random streams of changes. Gives how many packets were judged between two steps.
 pub(crate) fn follow_random_streams<J: Judge>(judge: J, streams: u32, updates: usize, probes: usize) -> usize {
     let judged = Cell::new(0);
+    let runner = saved(streams, "proptest-regressions/updates.txt");
+    if let Err(error) = follow(judge, runner, (updates, probes), |_, _| {}, &judged) {
+        panic!("{error}");
+    }
+    judged.get()
+}
+
+/// Whether tables that were changed after they were compiled (given those before) are found out in so many streams.
+pub(crate) fn find_broken_update(change: fn(&Desired, &mut Desired), streams: u32) -> bool {
+    follow(Memory::default(), repeatable(streams), (5, 16), change, &Cell::new(0)).is_err()
+}
+
+fn follow<J: Judge>(
+    judge: J,
+    mut runner: TestRunner,
+    (updates, probes): (usize, usize),
+    change: fn(&Desired, &mut Desired),
+    judged: &Cell<usize>,
+) -> Result<(), String> {
     let court = RefCell::new(Court::new(None::<Memory>));
     let node = RefCell::new(Node::new(judge));
-    let config = ProptestConfig {
-        cases: streams,
-        failure_persistence: Some(Box::new(FileFailurePersistence::Direct("proptest-regressions/updates.txt"))),
-        ..ProptestConfig::default()
-    };
     let packets = vec(packet(), 1..=10);
-    let outcome = TestRunner::new(config).run(&(stream(updates, probes), packets), |(stream, packets)| {
+    let outcome = runner.run(&(stream(updates, probes), packets), |(stream, packets)| {
         let mut node = node.borrow_mut();
         let mut follower = Follower::new(&mut node, &stream.start);
         for (number, update) in stream.updates.iter().enumerate() {
-            let desired = follower.compile(update);
+            let mut desired = follower.compile(update);
+            change(&follower.node.desired, &mut desired);
             let outcome = follower.apply(&desired, &stream.probes, number % 2 == 0);
             let fail = |what| TestCaseError::fail(format!("update {number}: {what}\n{stream:?}"));
             judged.set(judged.get() + outcome.map_err(fail)?);
@@ -406,8 +421,5 @@ pub(crate) fn follow_random_streams<J: Judge>(judge: J, streams: u32, updates: u
         }
         Ok(())
     });
-    if let Err(error) = outcome {
-        panic!("{error}");
-    }
-    judged.get()
+    outcome.map_err(|error| error.to_string())
 }

@@ -93,7 +93,7 @@ fn link_of(pin_dir: &Path, ifindex: u32, ingress: bool) -> OwnedFd {
 
 pub(crate) fn link_pin(pin_dir: &Path, ifindex: u32, ingress: bool) -> PathBuf {
     let hook = if ingress { "ingress" } else { "egress" };
-    pin_dir.join("v1").join("links").join(format!("{ifindex}-{hook}"))
+    pin_dir.join(portcullis::dataplane::LAYOUT).join("links").join(format!("{ifindex}-{hook}"))
 }
 
 /// Detaches our link.

@@ -20,7 +20,7 @@ const PODS: [(&str, usize); 4] = [("x/a", 0), ("x/b", 0), ("x/d", 0), ("y/b", 1)
 const CLOSED_PORT: u16 = 4444;
 /// The MTU of the way to the outside.
 const NARROW: u32 = 1300;
-/// The largest UDP datagram, and more than fits that way.
+/// Bytes of a datagram that fits every other way.
 const LONG: usize = 1400;
 
 /// Where a cluster's packets are put together and translated on their way.
@@ -340,4 +340,31 @@ fn forged_errors(cluster: &LiveCluster, way: Way, agents: bool) {
         }
     }
     assert!(wrong.is_empty(), "{way:?}, agents {agents}:\n{}", wrong.join("\n"));
+}
+
+#[test]
+fn what_the_node_would_unwrap_is_dropped_once_it_has_the_device() {
+    let cluster = Way::Routed.cluster(true);
+    let (pod, node, agent) = (cluster.pod("x/d"), cluster.bed.node(0), &cluster.agents[0]);
+    let dropped = || agent.metric("portcullis_drops_total", &[("reason", "tunnel")]);
+    let tries = |to: IpAddr, port: u16| send(pod, SocketAddr::new(to, port), 60);
+    for v4 in [true, false] {
+        tries(address(node, v4), 8472);
+    }
+    assert!(dropped() < 1.0, "without a device the port is like any other");
+    node.namespace().ip(["link add wrapped type vxlan id 7 dstport 8472 dev eth0"]).unwrap();
+    for v4 in [true, false] {
+        for to in [address(node, v4), address(cluster.bed.node(1), v4), address(cluster.bed.outside(), v4)] {
+            let before = dropped();
+            // Until the agent has seen the device; flows from before it are judged again.
+            agent.await_metrics("a drop", |_| {
+                tries(to, 8472);
+                dropped() > before
+            });
+        }
+        let before = dropped();
+        tries(address(node, v4), 8473);
+        tries(address(cluster.bed.outside(), v4), 80);
+        assert!((dropped() - before).abs() < f64::EPSILON, "other ports pass");
+    }
 }

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use portcullis::dataplane::LAYOUT;
 use portcullis_testbed::{Host, Node, Outcome, Pod, Probe, Protocol, Shape, probe_all};
 use serde_json::{Value, json};
 
@@ -184,7 +185,7 @@ fn nothing_passes_while_links_are_moved_or_pins_are_gone() {
                     });
                 }
             }
-            let layout = agent.pin_dir().join("v1");
+            let layout = agent.pin_dir().join(LAYOUT);
             let count = |folder: &str| std::fs::read_dir(layout.join(folder)).unwrap().count();
             let (links, maps) = (count("links"), count("maps"));
             assert!(links >= 2 * 5 && maps >= 14, "{links} links, {maps} maps");
@@ -223,7 +224,7 @@ fn pins_come_back_to_another_bpf_file_system() {
     cluster.agents.push(other);
     verdicts(&cluster, "at first");
     let knocking = Knocking::at(&cluster);
-    let pins = mount.0.join("pins/v1/maps/NODE");
+    let pins = mount.0.join("pins").join(LAYOUT).join("maps/NODE");
     assert!(pins.exists());
 
     // Gone without another: enforcement lasts as long as the agent, and it says that it does no longer.
@@ -423,7 +424,7 @@ fn nothing_passes_while_filters_are_moved() {
 fn a_filter_that_overwrites_the_stamp_is_named_or_harmless() {
     for attach in ["auto", "clsact"] {
         for (arguments, in_mark) in
-            [(&["--attach", attach][..], false), (&["--attach", attach, "--stamp-mark-shift", "16"], true)]
+            [(&["--attach", attach][..], false), (&["--attach", attach, "--stamp", "mark:16"], true)]
         {
             let context = format!("{attach}, in mark {in_mark}");
             let cluster = cluster(Shape::Routed, arguments);

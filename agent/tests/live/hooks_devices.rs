@@ -158,7 +158,7 @@ fn ports_of_the_pods_bridge_are_exits_whatever_the_list_says() {
         let found = exits(agent);
         assert!(found.contains(&"eth0".to_owned()) && !found.contains(&"apart0".to_owned()), "{attach}: {found:?}");
         verdicts(&cluster, attach);
-        node.namespace().ip([format!("link set guest0 nomaster")]).unwrap();
+        node.namespace().ip(["link set guest0 nomaster"]).unwrap();
         await_that("the port apart", || !exits(agent).contains(&"guest0".to_owned()));
         assert_eq!(
             foreign::names(node, "guest0", true),

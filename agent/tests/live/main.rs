@@ -29,6 +29,8 @@ mod restart;
 mod rewritten;
 mod scenario;
 mod sctp;
+mod segments;
+mod stamp;
 mod suite;
 mod table;
 mod uninstall;

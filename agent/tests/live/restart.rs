@@ -139,3 +139,53 @@ fn two_agents_on_one_pin_directory_or_uninstall_beside_one_are_refused() {
     }
     assert_only(&cluster, "c", "the first goes on");
 }
+
+#[test]
+fn an_index_that_another_device_has_meanwhile_is_no_endpoint() {
+    let mut cluster = LiveCluster::new(&Plan::new(Shape::Routed, &PODS));
+    cluster.enforce(&[]);
+    let endpoint = |cluster: &LiveCluster, ifindex: &str| {
+        let status = cluster.agents[0].status();
+        let endpoints = status["endpoints"].as_array().unwrap().clone();
+        endpoints.iter().any(|endpoint| endpoint["ifindex"].to_string() == ifindex)
+    };
+    let node = cluster.bed.node(0).clone();
+    let veth = cluster.pod("x/b").veth().to_owned();
+    let shown = node.namespace().tool("ip", &["-o", "link", "show", "dev", &veth]).unwrap();
+    let ifindex = shown.split(':').next().unwrap().to_owned();
+    assert!(endpoint(&cluster, &ifindex), "x/b is there");
+    cluster.agents[0].terminate();
+    node.namespace()
+        .ip([format!("link del {veth}"), format!("link add other0 index {ifindex} type veth peer name other1")])
+        .unwrap();
+    cluster.agents[0].start();
+    assert!(!endpoint(&cluster, &ifindex), "{}", cluster.agents[0].status());
+    assert!(ask(&cluster, "x/a", "x/c").is_answer_of("x/c"), "the others are");
+}
+
+#[test]
+fn a_first_pass_that_fails_enforces_what_was_and_hooks_the_exits() {
+    let mut plan = Plan::new(Shape::Routed, &PODS);
+    plan.arguments = ["--max-ranges", "64"].map(str::to_owned).into();
+    let mut cluster = LiveCluster::new(&plan);
+    cluster.manifests.write("guard", &[guard("c")]);
+    cluster.enforce(&[]);
+    cluster.agents[0].terminate();
+    // What an agent had in force stays where the next finds no room for what it is to enforce.
+    let peers: Vec<Value> = (0..200).map(|i| json!({"ipBlock": {"cidr": format!("198.18.{i}.0/24")}})).collect();
+    let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": peers}]});
+    cluster.manifests.write("large", &[policy("y", "large", &spec)]);
+    cluster.agents[0].spawn();
+    cluster.agents[0].await_serving();
+    cluster.agents[0].await_metrics("a pass that finds no room", |samples| {
+        let full = [("result", "table-full")];
+        samples.iter().any(|s| s.name == "portcullis_updates_total" && s.has(&full) && s.value > 0.0)
+    });
+    assert_only(&cluster, "c", "no room");
+    let status = cluster.agents[0].status();
+    assert!(status["exits"].to_string().contains("eth0"), "{status}");
+    cluster.manifests.delete("large");
+    cluster.manifests.write("guard", &[guard("a")]);
+    cluster.agents[0].await_ready();
+    assert_only(&cluster, "a", "room again");
+}

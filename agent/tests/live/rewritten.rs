@@ -12,7 +12,7 @@ mod rows;
 
 use portcullis_testbed::{Proxy, Shape};
 
-use ground::{Ground, Setting};
+use ground::{Ground, Setting, Tunnel};
 
 /// Asks all tables, and fails with every wrong row of every table.
 fn holds(setting: Setting) {
@@ -45,7 +45,18 @@ fn routed_by_iptables_legacy_with_unknown_services() {
 #[test]
 fn routed_over_vxlan_with_masquerade_to_outside() {
     let setting = Setting::new("routed over VXLAN, ip-masq", Shape::Routed, Proxy::IptablesNft);
-    holds(Setting { vxlan: true, ip_masq: true, ..setting });
+    holds(Setting { tunnel: Some(Tunnel::Vxlan), ip_masq: true, ..setting });
+}
+
+/// For the kernels that have such devices: this one may not.
+#[test]
+fn routed_over_ipip() {
+    if !Tunnel::Ipip.is_there() {
+        eprintln!("skipped: this kernel has no devices of type ipip and sit");
+        return;
+    }
+    let setting = Setting::new("routed over IPIP", Shape::Routed, Proxy::IptablesNft);
+    holds(Setting { tunnel: Some(Tunnel::Ipip), ..setting });
 }
 
 #[test]
@@ -57,7 +68,7 @@ fn bridged_by_iptables_nft_with_two_uplinks() {
 #[test]
 fn bridged_by_iptables_legacy_over_vxlan() {
     let setting = Setting::new("bridged over VXLAN, iptables-legacy", Shape::Bridged, Proxy::IptablesLegacy);
-    holds(Setting { vxlan: true, ..setting });
+    holds(Setting { tunnel: Some(Tunnel::Vxlan), ..setting });
 }
 
 #[test]

@@ -84,7 +84,7 @@ fn pods_that_come_and_go_leave_nothing() {
     let footprint = Footprint::of(agent);
     let begun = Instant::now();
     let mut number = 6;
-    while begun.elapsed() < Duration::from_secs(20 * factor()) {
+    while begun.elapsed() < Duration::from_secs(15 * factor()) {
         made += round(&cluster, number);
         number += 1;
     }

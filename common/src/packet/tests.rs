@@ -340,7 +340,8 @@ fn errors_quote_packets() {
     let tcp6 = cut(v6(6, &tcp_header()), 48);
     let none = Headers::default();
     let ports = |headers: &Headers| (headers.protocol, headers.source_port, headers.destination_port);
-    let rows: [(&str, Vec<u8>, Shape, (u8, u16, u16)); 16] = [
+    type Row = (&'static str, Vec<u8>, Shape, (u8, u16, u16));
+    let rows: [Row; 16] = [
         ("packet too big for UDP", quote_v4(&udp4, 3), Shape::RELATED, (17, 40_000, 80)),
         ("source quench", quote_v4(&udp4, 4), Shape::RELATED, (17, 40_000, 80)),
         ("time exceeded", quote_v4(&udp4, 11), Shape::RELATED, (17, 40_000, 80)),
@@ -448,5 +449,31 @@ fn questions_and_answers_of_icmp_are_one_flow() {
         let (asks, answers) = (message(question), message(answer));
         assert_eq!((asks.policy_port, asks.opens), (question << 8, true), "{question} asks");
         assert_eq!((answers.answered_port(), answers.opens), (question << 8, false), "{answer} answers {question}");
+    }
+}
+
+#[test]
+fn the_short_way_reads_ipv6_as_the_long_one_does() {
+    let rows = [
+        ("TCP", v6(6, &tcp_header()), true),
+        ("UDP", v6(17, &udp()), true),
+        ("SCTP", v6(132, &tcp_header()), false),
+        ("ICMPv6", v6(58, &[128, 0, 0, 0, 0, 7, 0, 1]), false),
+        ("options before UDP", v6(60, &extension(17, 0, &udp())), false),
+        ("a fragment", v6(44, &fragment_header(17, 1, &udp())), false),
+        ("UDP's header cut off by the length", v6(17, &udp()[..7]), false),
+        ("TCP's header cut off by the length", v6(6, &tcp_header()[..19]), false),
+        ("IPv4", v4(17, &udp()), false),
+    ];
+    for (message, packet, usual) in rows {
+        let whole = v6_frame(&packet);
+        for length in 13..=whole.len() {
+            let frame = &whole[..length];
+            let mut short = Headers { protocol: 99, tcp_flags: 0xff, v4: false, opens: true, ..Headers::default() };
+            let mut long = short;
+            let (taken, shape) = (short.parse_usual(&frame, 14), long.parse(&frame, 14));
+            assert!(!taken || shape == Shape::IP && short == long, "{message}, {length} bytes: {short:?}, {long:?}");
+            assert!(taken == usual || length < whole.len(), "{message}");
+        }
     }
 }

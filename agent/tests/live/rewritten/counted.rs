@@ -13,7 +13,10 @@ use super::rows::source_port;
 use crate::agent::{Agent, PATIENCE};
 
 /// Datagrams to each destination.
-const COUNT: u16 = 7;
+const COUNT: u16 = 40;
+/// More packets than that come of no flow but these: connections of the tables before may still send their last ones
+/// again. Whatever is judged twice shows as [`COUNT`] more.
+const STRAY: u32 = 20;
 
 fn send(from: &Host, to: SocketAddr, source_port: u16, payload: &str) {
     let sent = from.namespace().run(|| {
@@ -117,7 +120,7 @@ pub(super) fn judge(ground: &Ground) -> Vec<String> {
         counted = count();
     }
     let mut wrong = Vec::new();
-    if counted != expected {
+    if counted.iter().zip(expected).any(|(now, wanted)| !(wanted..wanted + STRAY).contains(now)) {
         wrong.push(format!("allowed, denied, to near, to far: {counted:?}, should be {expected:?}, were {before:?}"));
     }
     // What was denied may not arrive either, though nobody would hear an answer.

@@ -36,6 +36,44 @@ const PODS: [(&str, usize); 8] = [
 /// The pods that policies select as servers, and that they allow by label.
 const GOOD: [&str; 2] = ["x/near", "y/far"];
 
+/// A device that wraps what goes to other nodes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Tunnel {
+    Vxlan,
+    /// IPIP, and 6in4 (`sit`) for IPv6.
+    Ipip,
+}
+
+impl Tunnel {
+    /// The devices of a node, by family, IPv4 first.
+    const fn devices(self) -> [&'static str; 2] {
+        match self {
+            Self::Vxlan => ["vx0", "vx0"],
+            Self::Ipip => ["tun4", "tun6"],
+        }
+    }
+
+    fn commands(self, local: Ipv4Addr, remote: Ipv4Addr) -> Vec<String> {
+        match self {
+            Self::Vxlan => {
+                vec![format!("link add vx0 type vxlan id 7 dstport 4789 local {local} remote {remote} dev eth0")]
+            }
+            Self::Ipip => vec![
+                format!("link add tun4 type ipip local {local} remote {remote}"),
+                format!("link add tun6 type sit local {local} remote {remote}"),
+            ],
+        }
+    }
+
+    /// Whether this kernel has such devices.
+    pub(super) fn is_there(self) -> bool {
+        let namespace = portcullis_testbed::Namespace::new("probe-of-tunnels").unwrap();
+        let loopback = Ipv4Addr::LOCALHOST;
+        let commands = self.commands(loopback, loopback);
+        commands.iter().all(|command| namespace.ip([command.replace(" dev eth0", "")]).is_ok())
+    }
+}
+
 /// What differs from cluster to cluster.
 pub(super) struct Setting {
     pub(super) name: &'static str,
@@ -46,8 +84,8 @@ pub(super) struct Setting {
     pub(super) rp_filter: Option<u8>,
     /// Whether agents are told of Services, or know no more than the range of their addresses.
     pub(super) known_services: bool,
-    /// Whether pods of other nodes are reached through a VXLAN device.
-    pub(super) vxlan: bool,
+    /// The device by which pods of other nodes are reached, where that is not the uplink itself.
+    pub(super) tunnel: Option<Tunnel>,
     /// Whether what leaves the cluster is masqueraded, as ip-masq-agent does it.
     pub(super) ip_masq: bool,
     /// Whether node 0 reaches the outside addresses of [`Who`] through a device of their own.
@@ -65,7 +103,7 @@ impl Setting {
             br_netfilter: true,
             rp_filter: None,
             known_services: true,
-            vxlan: false,
+            tunnel: None,
             ip_masq: false,
             second_uplink: false,
             arguments: Vec::new(),
@@ -259,8 +297,8 @@ impl Ground {
         if self.setting.second_uplink {
             self.lead_by_second_uplink();
         }
-        if self.setting.vxlan {
-            self.lead_through_vxlan();
+        if let Some(tunnel) = self.setting.tunnel {
+            self.lead_through(tunnel);
         }
     }
 
@@ -289,20 +327,20 @@ impl Ground {
             .unwrap();
     }
 
-    fn lead_through_vxlan(&self) {
+    fn lead_through(&self, tunnel: Tunnel) {
+        let [v4, v6] = tunnel.devices();
         for (node, other) in [(0, 1), (1, 0)] {
             let (own, peer) = (self.cluster.bed.node(node), self.cluster.bed.node(other));
-            let (local, remote) = (own.v4().unwrap(), peer.v4().unwrap());
-            own.namespace()
-                .ip([
-                    format!("link add vx0 type vxlan id 7 dstport 4789 local {local} remote {remote} dev eth0"),
-                    format!("addr add 192.168.77.{}/24 dev vx0", node + 1),
-                    format!("addr add fd77::{}/64 dev vx0 nodad", node + 1),
-                    "link set vx0 up".to_owned(),
-                    format!("route replace {} via 192.168.77.{}", peer.pod_cidr_v4(), other + 1),
-                    format!("route replace {} via fd77::{}", peer.pod_cidr_v6(), other + 1),
-                ])
-                .unwrap();
+            let mut commands = tunnel.commands(own.v4().unwrap(), peer.v4().unwrap());
+            commands.extend([
+                format!("addr add 192.168.77.{}/24 dev {v4}", node + 1),
+                format!("addr add fd77::{}/64 dev {v6} nodad", node + 1),
+                format!("link set {v4} up"),
+                format!("link set {v6} up"),
+                format!("route replace {} via 192.168.77.{} dev {v4}", peer.pod_cidr_v4(), other + 1),
+                format!("route replace {} via fd77::{} dev {v6}", peer.pod_cidr_v6(), other + 1),
+            ]);
+            own.namespace().ip(commands).unwrap();
         }
     }
 
@@ -495,9 +533,11 @@ impl Ground {
         if self.setting.shape == Shape::Bridged {
             addresses.extend(more(BRIDGE));
         }
-        if self.setting.vxlan {
-            addresses.extend(more("vx0"));
+        for device in self.setting.tunnel.iter().flat_map(|tunnel| tunnel.devices()) {
+            addresses.extend(more(device));
         }
+        addresses.sort_by_key(IpAddr::is_ipv6);
+        addresses.dedup();
         addresses.retain(|address| !matches!(address, IpAddr::V6(v6) if v6.is_unicast_link_local()));
         addresses
     }

@@ -189,7 +189,7 @@ fn rows(ground: &Ground) -> Vec<Row<Seen>> {
                         source,
                         to,
                         // Every way is asked in both protocols, one in each family.
-                        protocol: if (rows.len() % 2 == 0) == v4 { Protocol::Tcp } else { Protocol::Udp },
+                        protocol: if rows.len().is_multiple_of(2) == v4 { Protocol::Tcp } else { Protocol::Udp },
                         port,
                         backend: None,
                         answer: server.name().to_owned(),

@@ -1,0 +1,136 @@
+//! Tables that somebody else writes: put right, counted, told.
+
+use std::path::Path;
+
+use aya::Pod;
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, Map, MapData};
+use portcullis_testbed::{Outcome, Probe, Protocol, Shape};
+use serde_json::json;
+
+use crate::cluster::{LiveCluster, Plan};
+use crate::manifests::policy;
+
+const PODS: [(&str, usize); 3] = [("x/a", 0), ("x/b", 0), ("x/c", 0)];
+
+fn map(pins: &Path, name: &str) -> MapData {
+    MapData::from_pin(pins.join("v1/maps").join(name)).unwrap()
+}
+
+fn array<V: Pod>(pins: &Path, name: &str) -> Array<MapData, V> {
+    Array::try_from(Map::Array(map(pins, name))).unwrap()
+}
+
+/// The first element that is not zero.
+fn first<V: Pod + PartialEq + Default>(array: &Array<MapData, V>) -> (u32, V) {
+    (0..array.len()).map(|at| (at, array.get(&at, 0).unwrap())).find(|(_, value)| *value != V::default()).unwrap()
+}
+
+/// Changes a table, and gives a way to see that it is as it was.
+type Edit = fn(&Path) -> Box<dyn Fn(&Path) -> bool>;
+
+/// Puts something else where the first element is.
+fn change<V>(pins: &Path, name: &'static str, edit: impl FnOnce(V) -> V) -> Box<dyn Fn(&Path) -> bool>
+where
+    V: Pod + PartialEq + Default + 'static,
+{
+    let mut table = array::<V>(pins, name);
+    let (at, value) = first(&table);
+    table.set(at, edit(value), 0).unwrap();
+    Box::new(move |pins| array::<V>(pins, name).get(&at, 0).unwrap() == value)
+}
+
+#[test]
+fn what_somebody_else_writes_into_a_table_is_put_right_and_counted() {
+    let mut plan = Plan::new(Shape::Routed, &PODS);
+    plan.arguments = ["--audit-interval", "1"].map(str::to_owned).into();
+    let cluster = LiveCluster::new(&plan);
+    let from = json!([{"podSelector": {"matchLabels": {"pod": "c"}}}, {"ipBlock": {"cidr": "198.18.0.0/15"}}]);
+    let spec = json!({
+        "podSelector": {"matchLabels": {"pod": "b"}}, "policyTypes": ["Ingress"],
+        "ingress": [{"from": from, "ports": [{"port": 80, "endPort": 90}]}],
+    });
+    cluster.enforce(&[policy("x", "guard", &spec)]);
+    let agent = &cluster.agents[0];
+    let ask = |pod: &str| {
+        let to = cluster.pod("x/b").v4().unwrap();
+        Probe::new(cluster.pod(pod), to, Protocol::Tcp, 80).timeout(std::time::Duration::from_millis(1000)).run()
+    };
+    let rows: [(&str, &str, Edit); 12] = [
+        ("a profile or verdict has another value", "rows", |pins| {
+            change(pins, "NARROW", |mut bucket: [u64; 16]| {
+                let way = (0..8).find(|way| bucket[*way] != 0).unwrap();
+                bucket[way + 8] ^= 1 << 32;
+                bucket
+            })
+        }),
+        ("a bucket of profiles or verdicts is empty", "rows", |pins| change(pins, "NARROW", |_: [u64; 16]| [0; 16])),
+        ("an address has another class", "addresses", |pins| {
+            change(pins, "WIDE", |mut bucket: [u64; 32]| {
+                let way = (0..8).find(|way| bucket[*way] != 0).unwrap();
+                bucket[way] ^= 1;
+                bucket
+            })
+        }),
+        ("an address is no longer found", "addresses", |pins| {
+            change(pins, "WIDE", |mut bucket: [u64; 32]| {
+                let way = (0..8).find(|way| bucket[*way] != 0).unwrap();
+                bucket[way] ^= 1 << 63;
+                bucket
+            })
+        }),
+        ("an endpoint is gone", "endpoints", |pins| {
+            drop(change(pins, "ENDPOINTS", |_: u64| 0));
+            // Its revision rises with what is judged again.
+            Box::new(|pins| first(&array::<u64>(pins, "ENDPOINTS")).0 == 0)
+        }),
+        ("an endpoint that nobody has", "endpoints", |pins| {
+            array::<u64>(pins, "ENDPOINTS").set(900, 1 << 32 | 5, 0).unwrap();
+            Box::new(|pins| array::<u64>(pins, "ENDPOINTS").get(&900, 0).unwrap() == 0)
+        }),
+        ("a device is gone", "interfaces", |pins| change(pins, "INTERFACES", |_: [u64; 8]| [0; 8])),
+        ("a device that is no pod's", "interfaces", |pins| {
+            array::<[u64; 8]>(pins, "INTERFACES").set(4000, [1 << 48 | 8096, 0, 0, 0, 0, 0, 0, 0], 0).unwrap();
+            Box::new(|pins| array::<[u64; 8]>(pins, "INTERFACES").get(&4000, 0).unwrap() == [0; 8])
+        }),
+        ("ports have other classes", "ports", |pins| {
+            let mut ports = array::<[u64; 64]>(pins, "PORTS");
+            let at = (0..ports.len()).find(|at| ports.get(at, 0).unwrap() != [0; 64]).unwrap();
+            let value = ports.get(&at, 0).unwrap();
+            ports.set(at, [7; 64], 0).unwrap();
+            Box::new(move |pins| array::<[u64; 64]>(pins, "PORTS").get(&at, 0).unwrap() == value)
+        }),
+        ("a range is gone", "ranges", |pins| {
+            let mut ranges = LpmTrie::<_, [u32; 5], u64>::try_from(Map::LpmTrie(map(pins, "RANGES"))).unwrap();
+            let keys: Vec<Key<[u32; 5]>> = ranges.keys().map(Result::unwrap).collect();
+            let count = keys.len();
+            ranges.remove(&keys[0]).unwrap();
+            ranges.insert(&Key::new(32 + 96 + 9, keys[0].data()), 1 << 32 | 99, 0).unwrap();
+            Box::new(move |pins| {
+                let ranges = LpmTrie::<_, [u32; 5], u64>::try_from(Map::LpmTrie(map(pins, "RANGES"))).unwrap();
+                ranges.keys().count() == count
+            })
+        }),
+        ("the node's flags", "node", |pins| {
+            change(pins, "NODE", |mut node: [u64; 10]| {
+                node[1] ^= 3;
+                node
+            })
+        }),
+        ("a rule's name", "rules", |pins| change(pins, "RULES", |_: [u8; 16]| [9; 16])),
+    ];
+    for (what, table, edit) in rows {
+        let repairs = || agent.metric("portcullis_table_repairs_total", &[("table", table)]);
+        let before = repairs();
+        let is_right = edit(agent.pin_dir());
+        agent.await_metrics(&format!("{what}: its repair"), |samples| {
+            samples
+                .iter()
+                .any(|s| s.name == "portcullis_table_repairs_total" && s.has(&[("table", table)]) && s.value > before)
+        });
+        assert!(is_right(agent.pin_dir()), "{what}: is as it was");
+        assert!(ask("x/c").is_answer_of("x/b"), "{what}: allowed");
+        assert_eq!(ask("x/a"), Outcome::Timeout, "{what}: denied");
+    }
+    assert!(agent.log().contains("somebody else has changed a table"), "and told");
+}
