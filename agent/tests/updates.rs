@@ -64,7 +64,7 @@ fn broken_updates_are_caught() {
         ("what a set reaches of a Service stays what it was", |before, desired| {
             for (port, reach) in &mut desired.reaches {
                 if let Some(known) = before.reaches.get(port) {
-                    *reach = known.clone();
+                    *reach = *known;
                 }
             }
         }),
