@@ -28,8 +28,10 @@ mod updating;
 #[path = "judges/world.rs"]
 mod world;
 
+use std::collections::HashSet;
+
 use hooks::Memory;
-use portcullis::state::Desired;
+use portcullis::state::{Desired, ServiceNumber, SetId};
 use updating::{find_broken_update, follow_random_streams};
 
 #[test]
@@ -62,11 +64,12 @@ fn broken_updates_are_caught() {
             }
         }),
         ("what a set reaches of a Service stays what it was", |before, desired| {
-            for (port, reach) in &mut desired.reaches {
-                if let Some(known) = before.reaches.get(port) {
-                    *reach = known.clone();
-                }
-            }
+            let ports: HashSet<_> = before.services.values().collect();
+            let known =
+                |set: &SetId, port: &ServiceNumber| before.reach_defaults.contains_key(set) && ports.contains(port);
+            desired.reaches.retain(|(set, port), _| !known(set, port));
+            let rows = before.reaches.iter().filter(|((set, _), _)| desired.reach_defaults.contains_key(set));
+            desired.reaches.extend(rows.map(|(row, reach)| (*row, *reach)));
         }),
     ];
     for (what, break_update) in breaks {
