@@ -31,7 +31,7 @@ mod world;
 use std::collections::HashSet;
 
 use hooks::Memory;
-use portcullis::state::{Desired, ServiceNumber, SetId};
+use portcullis::state::{Desired, ServiceNumber, ServiceReach};
 use updating::{find_broken_update, follow_random_streams};
 
 #[test]
@@ -63,13 +63,22 @@ fn broken_updates_are_caught() {
                 }
             }
         }),
-        ("what a set reaches of a Service stays what it was", |before, desired| {
-            let ports: HashSet<_> = before.services.values().collect();
-            let known =
-                |set: &SetId, port: &ServiceNumber| before.reach_defaults.contains_key(set) && ports.contains(port);
-            desired.reaches.retain(|(set, port), _| !known(set, port));
-            let rows = before.reaches.iter().filter(|((set, _), _)| desired.reach_defaults.contains_key(set));
-            desired.reaches.extend(rows.map(|(row, reach)| (*row, *reach)));
+        ("what an endpoint reaches of a Service stays what it was", |before, desired| {
+            let ports: HashSet<ServiceNumber> = before.services.values().copied().collect();
+            let sets = desired.endpoints.iter().filter_map(|(id, endpoint)| {
+                let before = before.endpoints.get(id)?.egress?;
+                Some((before, endpoint.egress?))
+            });
+            for ((known, set), port) in sets.flat_map(|sets| desired.services.values().map(move |port| (sets, *port))) {
+                let reach = before.reaches.get(&(known, port)).or_else(|| before.reach_defaults.get(&known));
+                let named = |reach: &&ServiceReach| match reach {
+                    ServiceReach::All(rule) | ServiceReach::None(rule) => desired.rules.contains_key(rule),
+                    ServiceReach::Part => true,
+                };
+                if let Some(reach) = reach.filter(|reach| ports.contains(&port) && named(reach)) {
+                    desired.reaches.insert((set, port), *reach);
+                }
+            }
         }),
     ];
     for (what, break_update) in breaks {
