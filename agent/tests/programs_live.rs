@@ -1,7 +1,7 @@
 //! The programs and the kernel: they load, the verifier's work stays within a budget, and they attach in both ways. Needs
 //! root.
 
-#![expect(clippy::unwrap_used, clippy::panic, clippy::print_stdout, reason = "helpers of tests, and a table to read")]
+#![expect(clippy::panic, clippy::print_stdout, reason = "helpers of tests, and a table to read")]
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;

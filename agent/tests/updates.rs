@@ -45,7 +45,7 @@ fn at_every_step_a_packet_has_the_old_verdict_or_the_new() {
 #[test]
 fn broken_updates_are_caught() {
     type Break = fn(&Desired, &mut Desired);
-    let breaks: [(&str, Break); 4] = [
+    let breaks: [(&str, Break); 5] = [
         ("a class moved, and nobody judges again", |_, desired| desired.rejudge.clear()),
         ("an address became another kind, and nobody judges again", |before, desired| {
             let kind =
@@ -80,8 +80,12 @@ fn broken_updates_are_caught() {
                 }
             }
         }),
+        ("sets reach nothing of any Service", |_, desired| {
+            let Some(rule) = desired.rules.keys().next().copied() else { return };
+            desired.reaches.values_mut().for_each(|reach| *reach = ServiceReach::None(rule));
+        }),
     ];
     for (what, break_update) in breaks {
-        assert!(find_broken_update(break_update, 256), "not caught: {what}");
+        assert!(find_broken_update(break_update, 1024), "not caught: {what}");
     }
 }

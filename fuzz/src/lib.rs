@@ -23,7 +23,7 @@ pub fn parse(data: &[u8]) {
 }
 
 /// The decision at all hooks over small tables, for a sequence of packets, changes and pauses; what it asserts is said in
-/// [`node`]'s checks.
+/// `node`'s checks.
 #[expect(clippy::panic, reason = "the fuzzer's way of being told")]
 pub fn decide(data: &[u8]) {
     if let Err(broken) = try_decide(data, Breakage::None) {

@@ -203,10 +203,12 @@ impl Addresses {
     }
 
     /// Writes what the tables say of ranges and addresses. `transits`: the class on the way for those that move so.
+    /// `flips`: endpoints flip to other sets.
     pub(super) fn show(
         &mut self,
         concerned: Concerned,
         transits: &FxHashMap<(ClassId, ClassId), ClassId>,
+        flips: bool,
         ranges: &Ranges,
         classes: &Classes,
         tables: &mut Tables,
@@ -225,7 +227,11 @@ impl Addresses {
             if let Some(transit) = transits.get(&(before.class, entry.class)) {
                 entry.class = *transit;
             }
-            if classes.is_transit(entry.class) {
+            // While endpoints flip, an old set would judge what was left to the exit by an address that it never was for. So
+            // that address stays translatable until the tables have settled: the exit knows what becomes of it.
+            let stays = flips && before.translatable && !entry.translatable;
+            entry.translatable |= stays;
+            if stays || classes.is_transit(entry.class) {
                 self.on_way.insert(address);
             } else {
                 self.on_way.remove(&address);

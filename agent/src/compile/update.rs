@@ -90,14 +90,15 @@ impl Compiler {
         let concerned = self.addresses.concerned(changed, changed_ranges, &moves, &self.ranges, &self.classes);
         let mut transits = FxHashMap::default();
         let mut superseded = BTreeSet::new();
-        if self.sets.has_frozen() {
+        let flips = self.sets.has_frozen();
+        if flips {
             let pairs = self.addresses.pairs(&concerned, &self.ranges, &self.classes, &self.tables);
             for pair in pairs {
                 self.add_transit(pair, &mut transits, &mut superseded);
             }
             classes.extend(transits.values());
         }
-        let shown = self.addresses.show(concerned, &transits, &self.ranges, &self.classes, &mut self.tables);
+        let shown = self.addresses.show(concerned, &transits, flips, &self.ranges, &self.classes, &mut self.tables);
         self.supersede(superseded, outcome);
         Changes { shown, classes, ports, ranges }
     }

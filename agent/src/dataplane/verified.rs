@@ -28,10 +28,10 @@ impl Dataplane {
             let info = info.map_err(|source| DataplaneError::Program { name, source })?;
             counts.extend(info.verified_instruction_count().map(|count| (name, count)));
         }
-        if counts.len() == PROGRAMS.len() { Ok(counts) } else { self.from_logs(settings) }
+        if counts.len() == PROGRAMS.len() { Ok(counts) } else { self.count_by_logs(settings) }
     }
 
-    fn from_logs(&self, settings: &Settings) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
+    fn count_by_logs(&self, settings: &Settings) -> Result<Vec<(&'static str, u32)>, DataplaneError> {
         let maps = self.dir.join("maps");
         let sizes = load::sizes_of(&maps, settings.sizes)?;
         let mut ebpf = load::load(settings, &sizes, &maps, VerifierLogLevel::STATS)?;

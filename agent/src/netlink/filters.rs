@@ -287,9 +287,7 @@ mod tests {
     }
 
     fn read(kind: &str, options: &[Vec<u8>]) -> Option<Filter> {
-        let mut header = TcHeader::default();
-        header.info = 7 << 16 | 3;
-        header.handle = TcHandle::from(9);
+        let header = TcHeader { info: 7 << 16 | 3, handle: TcHandle::from(9), ..TcHeader::default() };
         let kind = attribute(TCA_KIND, format!("{kind}\0").as_bytes());
         let options = attribute(TCA_OPTIONS, &options.concat());
         filter(&header, &attributes(&[kind, options, number_attribute(TCA_CHAIN, 2)].concat()))

@@ -147,7 +147,7 @@ fn an_index_that_another_device_has_meanwhile_is_no_endpoint() {
     let endpoint = |cluster: &LiveCluster, ifindex: &str| {
         let status = cluster.agents[0].status();
         let endpoints = status["endpoints"].as_array().unwrap().clone();
-        endpoints.iter().any(|endpoint| endpoint["ifindex"].to_string() == ifindex)
+        endpoints.iter().any(|endpoint| endpoint["ifindex"].as_u64() == ifindex.parse().ok())
     };
     let node = cluster.bed.node(0).clone();
     let veth = cluster.pod("x/b").veth().to_owned();

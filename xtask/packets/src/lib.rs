@@ -2,8 +2,8 @@
 //!
 //! A [`Recipe`] says what a frame is made of, whoever its [`Parties`] are; [`Recipe::frame`] writes it, with right
 //! checksums and lengths but where the recipe lies. [`Recipe::random`] makes any of them out of random bytes, so that
-//! property tests and fuzzers share one generator, and [`catalogue`] has each kind by its name. [`reading`] is what an
-//! independent parser, etherparse, says of a frame, and [`expected`] what our own parser must therefore say.
+//! property tests and fuzzers share one generator, and [`catalogue()`] has each kind by its name. [`reading`] is what an
+//! independent parser, etherparse, says of a frame, and [`expected()`] what our own parser must therefore say.
 
 mod agree;
 mod catalogue;

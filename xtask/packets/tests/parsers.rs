@@ -85,7 +85,6 @@ fn the_generator_makes_every_kind_often() {
         quoted += usize::from(said.quoted.is_some());
         usual += usize::from(Headers::default().parse_usual(&frame.as_slice(), 14));
     }
-    println!("{counts:?}, {quoted} quotes, {usual} the short way");
     for shape in [
         Shape::IP,
         Shape::ARP,

@@ -253,7 +253,8 @@ impl Host {
 }
 
 fn http_get(address: SocketAddr, path: &str) -> Result<(u16, String)> {
-    let patience = Duration::from_secs(2);
+    // An emulated machine may be that slow; only failures cost it.
+    let patience = Duration::from_secs(20);
     let mut stream = TcpStream::connect_timeout(&address, patience).context("cannot connect")?;
     stream.set_read_timeout(Some(patience))?;
     // HTTP/1.0 keeps the answer in one piece that ends with the connection.

@@ -210,17 +210,23 @@ fn processes_of_the_node_come_before_all_tiers() {
 }
 
 #[test]
-fn services_addresses_are_not_the_node() {
+fn what_a_service_names_does_not_take_an_address_from_the_node() {
     let service = Service {
         key: key("x/s"),
-        cluster_ips: vec![ip("198.51.100.1")],
-        external_ips: vec![],
+        cluster_ips: vec![ip("198.51.100.7")],
+        external_ips: vec![ip("198.51.100.1")],
         selector: None,
         ports: vec![],
     };
     let cluster = isolated_on_n1(vec![Object::Service(service)]);
-    assert_eq!(egress(&cluster, "x/a", "198.51.100.1", TCP_80), "deny x/p", "IPVS holds it on the node");
-    assert_eq!(egress(&cluster, "x/a", "192.0.2.1", TCP_80), "allow x/p#own-node", "the node's own address");
+    let rows = [
+        ("198.51.100.1", "allow x/p#own-node", "anybody may write a node's address into externalIPs"),
+        ("192.0.2.1", "allow x/p#own-node", "the node's other address"),
+        ("198.51.100.7", "deny x/p", "a cluster address is no node's"),
+    ];
+    for (address, expected, why) in rows {
+        assert_eq!(egress(&cluster, "x/a", address, TCP_80), expected, "{why}");
+    }
 }
 
 #[test]
