@@ -28,8 +28,10 @@ mod updating;
 #[path = "judges/world.rs"]
 mod world;
 
+use std::collections::HashSet;
+
 use hooks::Memory;
-use portcullis::state::{Desired, ServiceReach};
+use portcullis::state::{Desired, ServiceNumber, ServiceReach};
 use updating::{find_broken_update, follow_random_streams};
 
 #[test]
@@ -43,7 +45,7 @@ fn at_every_step_a_packet_has_the_old_verdict_or_the_new() {
 #[test]
 fn broken_updates_are_caught() {
     type Break = fn(&Desired, &mut Desired);
-    let breaks: [(&str, Break); 4] = [
+    let breaks: [(&str, Break); 5] = [
         ("a class moved, and nobody judges again", |_, desired| desired.rejudge.clear()),
         ("an address became another kind, and nobody judges again", |before, desired| {
             let kind =
@@ -61,12 +63,29 @@ fn broken_updates_are_caught() {
                 }
             }
         }),
+        ("what an endpoint reaches of a Service stays what it was", |before, desired| {
+            let ports: HashSet<ServiceNumber> = before.services.values().copied().collect();
+            let sets = desired.endpoints.iter().filter_map(|(id, endpoint)| {
+                let before = before.endpoints.get(id)?.egress?;
+                Some((before, endpoint.egress?))
+            });
+            for ((known, set), port) in sets.flat_map(|sets| desired.services.values().map(move |port| (sets, *port))) {
+                let reach = before.reaches.get(&(known, port)).or_else(|| before.reach_defaults.get(&known));
+                let named = |reach: &&ServiceReach| match reach {
+                    ServiceReach::All(rule) | ServiceReach::None(rule) => desired.rules.contains_key(rule),
+                    ServiceReach::Part => true,
+                };
+                if let Some(reach) = reach.filter(|reach| ports.contains(&port) && named(reach)) {
+                    desired.reaches.insert((set, port), *reach);
+                }
+            }
+        }),
         ("sets reach nothing of any Service", |_, desired| {
             let Some(rule) = desired.rules.keys().next().copied() else { return };
             desired.reaches.values_mut().for_each(|reach| *reach = ServiceReach::None(rule));
         }),
     ];
     for (what, break_update) in breaks {
-        assert!(find_broken_update(break_update, 256), "not caught: {what}");
+        assert!(find_broken_update(break_update, 1024), "not caught: {what}");
     }
 }

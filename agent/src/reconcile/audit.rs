@@ -5,18 +5,20 @@ use std::collections::{BTreeMap, BTreeSet};
 use portcullis_common::layout::{endpoint_word, interface_kind, interface_word, wide_bank};
 use portcullis_common::stamp::SLOTS;
 
-use super::{ReconcileError, Reconciler, rules};
+use super::{ReconcileError, Reconciler, devices, rules, tunnels};
 use crate::state::RuleNumber;
-use crate::state::plan::Step;
+use crate::state::plan::{Kernel, Step};
 
 impl Reconciler {
     /// Compares every table with what this agent wrote, and repairs what differs. Gives the number of repairs. Counters and
     /// flows are the programs' own. While tables of the agent before are still in use, what is in them is left alone.
     ///
+    /// A pass that failed on its way is no hindrance: what it has written is known step by step.
+    ///
     /// # Errors
     /// A table is full or the kernel refuses; what was repaired until then stays so.
     pub fn audit(&mut self) -> Result<usize, ReconcileError> {
-        if !self.health.synced || self.behind {
+        if !self.health.synced {
             return Ok(0);
         }
         let before: u64 = self.health.repairs.values().sum();
@@ -28,16 +30,28 @@ impl Reconciler {
         self.repaired("addresses", misplaced.1);
         let endpoints = self.audit_endpoints();
         self.repaired("endpoints", endpoints);
+        let identities = self.audit_identities();
+        self.repaired("identities", identities);
         let interfaces = self.audit_interfaces()?;
         self.repaired("interfaces", interfaces);
         let ports = self.image.repair_ports(self.bank, &self.known.ports);
         self.repaired("ports", ports);
-        for (table, steps) in [("rows", self.audit_rows()), ("addresses", self.audit_addresses())] {
-            for step in &steps {
-                self.take(step)?;
-            }
-            self.repaired(table, steps.len());
+        let (rows, addresses) = (self.audit_rows(), self.audit_addresses());
+        let steps = || rows.iter().chain(&addresses);
+        let drops = |step: &Step| matches!(step, Step::DropNarrow(_) | Step::DropWide(_));
+        for step in steps().filter(|step| drops(step)) {
+            self.take(step)?;
         }
+        if misplaced != (0, 0) || steps().any(drops) {
+            // What was not ours may have the room that ours needs.
+            self.dataplane.ranges.wait()?;
+            self.image.grace_passed();
+        }
+        for step in steps().filter(|step| !drops(step)) {
+            self.take(step)?;
+        }
+        self.repaired("rows", rows.len());
+        self.repaired("addresses", addresses.len());
         let ranges = self.dataplane.ranges.repair(self.bank, &self.known.ranges)?;
         self.repaired("ranges", ranges);
         let names = self.audit_rule_names()?;
@@ -73,7 +87,26 @@ impl Reconciler {
             self.image.set_lifetimes(&lifetimes);
             repaired += 1;
         }
+        let tunnels = tunnels::wanted(&self.snapshot);
+        if !self.devices_changed && self.image.tunnels() != tunnels {
+            self.image.set_tunnels(tunnels);
+            repaired += 1;
+        }
         repaired
+    }
+
+    /// Whose each slot is, which an agent after this one will ask.
+    fn audit_identities(&mut self) -> usize {
+        let slots = self.slots.used.values().map(|slot| (slot.number, slot.id.clone()));
+        let wrong: Vec<_> = slots
+            .filter(|(number, id)| {
+                self.dataplane.identity(*number).unwrap_or_default() != devices::identity(id.as_ref())
+            })
+            .collect();
+        for (number, id) in &wrong {
+            self.name_slot(*number, id.as_ref());
+        }
+        wrong.len()
     }
 
     fn audit_rows(&self) -> Vec<Step> {

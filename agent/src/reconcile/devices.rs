@@ -172,8 +172,8 @@ impl Reconciler {
         Ok(true)
     }
 
-    fn name_slot(&mut self, number: u32, id: Option<&LocalId>) {
-        let text = id.map(|id| format!("{}/{}/{}", id.pod.namespace, id.pod.name, id.uid)).unwrap_or_default();
+    pub(super) fn name_slot(&mut self, number: u32, id: Option<&LocalId>) {
+        let text = identity(id);
         if let Err(error) = self.dataplane.set_identity(number, &text) {
             tracing::warn!("an agent that starts later will not know pod {text}: {error}");
         }
@@ -268,6 +268,11 @@ impl Reconciler {
             self.image.set_flags(wanted);
         }
     }
+}
+
+/// How the tables name a pod; empty for none.
+pub(super) fn identity(id: Option<&LocalId>) -> String {
+    id.map(|id| format!("{}/{}/{}", id.pod.namespace, id.pod.name, id.uid)).unwrap_or_default()
 }
 
 /// What a device of unknown type carries cannot be read: there the programs find no IP header, so that what a pod's policy

@@ -17,9 +17,14 @@ impl Reconciler {
         if let Err(full) = self.image.sizes().check(desired) {
             // Nothing has been written: what this compile touched is unknown to the next.
             self.behind = true;
-            // Nor does anything wait for what was kept for the way there: without this, what the compiler keeps until the
-            // tables have settled would fill them for ever.
-            self.compiler.settle();
+            if first {
+                // No endpoint uses this compiler's numbers yet, so nothing waits for what was kept for the way there: without
+                // this, what the compiler keeps until the tables have settled would fill them for ever.
+                self.compiler.settle();
+            } else {
+                // The sets before are still in force: they must meet what takes the place of this.
+                self.compiler.refused();
+            }
             return Err(full.into());
         }
         let delta = Delta::of(&self.known, desired, self.compiler.touched(), self.bank, self.behind);

@@ -13,14 +13,20 @@ fn ports(snapshot: &Snapshot) -> BTreeSet<u16> {
     snapshot.links.values().filter_map(|link| link.tunnel_port).collect()
 }
 
+/// What the programs should compare with.
+pub(super) fn wanted(snapshot: &Snapshot) -> [u16; ROOM] {
+    let mut wanted = [0; ROOM];
+    for (place, port) in wanted.iter_mut().zip(ports(snapshot)) {
+        *place = port;
+    }
+    wanted
+}
+
 impl Reconciler {
     /// Tells the programs where this node unwraps packets. Flows to a port that becomes a tunnel's are judged again.
     pub(super) fn tell_tunnels(&mut self) {
         let ports = ports(&self.snapshot);
-        let mut wanted = [0; ROOM];
-        for (place, port) in wanted.iter_mut().zip(&ports) {
-            *place = *port;
-        }
+        let wanted = wanted(&self.snapshot);
         if wanted == self.image.tunnels() {
             return;
         }

@@ -5,6 +5,7 @@ use std::path::Path;
 use aya::Pod;
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, Map, MapData};
+use portcullis::dataplane::LAYOUT;
 use portcullis_testbed::{Outcome, Probe, Protocol, Shape};
 use serde_json::json;
 
@@ -14,7 +15,7 @@ use crate::manifests::policy;
 const PODS: [(&str, usize); 3] = [("x/a", 0), ("x/b", 0), ("x/c", 0)];
 
 fn map(pins: &Path, name: &str) -> MapData {
-    MapData::from_pin(pins.join("v1/maps").join(name)).unwrap()
+    MapData::from_pin(pins.join(LAYOUT).join("maps").join(name)).unwrap()
 }
 
 fn array<V: Pod>(pins: &Path, name: &str) -> Array<MapData, V> {
@@ -28,6 +29,37 @@ fn first<V: Pod + PartialEq + Default>(array: &Array<MapData, V>) -> (u32, V) {
 
 /// Changes a table, and gives a way to see that it is as it was.
 type Edit = fn(&Path) -> Box<dyn Fn(&Path) -> bool>;
+
+/// The rows of narrow or wide buckets: each row's words.
+type Rows<V> = fn(&V) -> Vec<Vec<u64>>;
+
+fn narrow(bucket: &[u64; 16]) -> Vec<Vec<u64>> {
+    (0..8).filter(|way| bucket[*way] != 0).map(|way| vec![bucket[way], bucket[way + 8]]).collect()
+}
+
+fn wide(bucket: &[u64; 32]) -> Vec<Vec<u64>> {
+    let key = |way: usize| &bucket[8 + 3 * way..11 + 3 * way];
+    (0..8).filter(|way| bucket[*way] != 0).map(|way| [key(way), &bucket[way..=way]].concat()).collect()
+}
+
+/// Puts something else where the first bucket is. What was in it must be in the table again, whichever bucket has it, and
+/// what was put there must not.
+fn change_rows<V>(pins: &Path, name: &'static str, rows: Rows<V>, edit: fn(V) -> V) -> Box<dyn Fn(&Path) -> bool>
+where
+    V: Pod + PartialEq + Default + 'static,
+{
+    let mut table = array::<V>(pins, name);
+    let occupied = (0..table.len()).map(|at| (at, table.get(&at, 0).unwrap()));
+    let (at, value) = occupied.into_iter().find(|(_, bucket)| !rows(bucket).is_empty()).unwrap();
+    table.set(at, edit(value), 0).unwrap();
+    let (right, wrong) = (rows(&value), rows(&edit(value)));
+    Box::new(move |pins| {
+        let table = array::<V>(pins, name);
+        let all: Vec<Vec<u64>> = table.iter().flat_map(|bucket| rows(&bucket.unwrap())).collect();
+        let count = |row: &Vec<u64>| all.iter().filter(|other| *other == row).count();
+        right.iter().all(|row| count(row) == 1) && wrong.iter().all(|row| right.contains(row) || count(row) == 0)
+    })
+}
 
 /// Puts something else where the first element is.
 fn change<V>(pins: &Path, name: &'static str, edit: impl FnOnce(V) -> V) -> Box<dyn Fn(&Path) -> bool>
@@ -56,28 +88,52 @@ fn what_somebody_else_writes_into_a_table_is_put_right_and_counted() {
         let to = cluster.pod("x/b").v4().unwrap();
         Probe::new(cluster.pod(pod), to, Protocol::Tcp, 80).timeout(std::time::Duration::from_millis(1000)).run()
     };
-    let rows: [(&str, &str, Edit); 12] = [
+    let rows: [(&str, &str, Edit); 18] = [
         ("a profile or verdict has another value", "rows", |pins| {
-            change(pins, "NARROW", |mut bucket: [u64; 16]| {
+            change_rows(pins, "NARROW", narrow, |mut bucket: [u64; 16]| {
                 let way = (0..8).find(|way| bucket[*way] != 0).unwrap();
                 bucket[way + 8] ^= 1 << 32;
                 bucket
             })
         }),
-        ("a bucket of profiles or verdicts is empty", "rows", |pins| change(pins, "NARROW", |_: [u64; 16]| [0; 16])),
+        ("a bucket of profiles or verdicts is empty", "rows", |pins| change_rows(pins, "NARROW", narrow, |_| [0; 16])),
         ("an address has another class", "addresses", |pins| {
-            change(pins, "WIDE", |mut bucket: [u64; 32]| {
+            change_rows(pins, "WIDE", wide, |mut bucket: [u64; 32]| {
                 let way = (0..8).find(|way| bucket[*way] != 0).unwrap();
                 bucket[way] ^= 1;
                 bucket
             })
         }),
         ("an address is no longer found", "addresses", |pins| {
-            change(pins, "WIDE", |mut bucket: [u64; 32]| {
+            change_rows(pins, "WIDE", wide, |mut bucket: [u64; 32]| {
                 let way = (0..8).find(|way| bucket[*way] != 0).unwrap();
                 bucket[way] ^= 1 << 63;
                 bucket
             })
+        }),
+        ("a bucket of addresses is empty", "addresses", |pins| change_rows(pins, "WIDE", wide, |_| [0; 32])),
+        ("a row that nobody has", "rows", |pins| {
+            change_rows(pins, "NARROW", narrow, |mut bucket| {
+                let way = (0..8).find(|way| bucket[*way] == 0).unwrap();
+                (bucket[way], bucket[way + 8]) = (0x1234 << 48 | 77, 1);
+                bucket
+            })
+        }),
+        ("an endpoint has no policy", "endpoints", |pins| {
+            let rows = array::<[u64; 8]>(pins, "ROWS");
+            let policies: Vec<(u32, [u64; 8])> = (0..rows.len()).map(|at| (at, rows.get(&at, 0).unwrap())).collect();
+            let word = first(&array::<u64>(pins, "ENDPOINTS")).1;
+            let (at, right) = policies[word as u32 as usize];
+            array::<[u64; 8]>(pins, "ROWS").set(at, [0; 8], 0).unwrap();
+            Box::new(move |pins| array::<[u64; 8]>(pins, "ROWS").get(&at, 0).unwrap() == right)
+        }),
+        ("a slot is another pod's", "identities", |pins| {
+            let mut texts = array::<[u64; 48]>(pins, "IDENTITIES");
+            let right = texts.get(&0, 0).unwrap();
+            let mut wrong = right;
+            wrong[0] ^= 1;
+            texts.set(0, wrong, 0).unwrap();
+            Box::new(move |pins| array::<[u64; 48]>(pins, "IDENTITIES").get(&0, 0).unwrap() == right)
         }),
         ("an endpoint is gone", "endpoints", |pins| {
             drop(change(pins, "ENDPOINTS", |_: u64| 0));
@@ -112,8 +168,21 @@ fn what_somebody_else_writes_into_a_table_is_put_right_and_counted() {
             })
         }),
         ("the node's flags", "node", |pins| {
-            change(pins, "NODE", |mut node: [u64; 10]| {
+            change(pins, "NODE", |mut node: [u64; 11]| {
                 node[1] ^= 3;
+                node
+            })
+        }),
+        ("the node's seed", "node", |pins| {
+            change(pins, "NODE", |mut node: [u64; 11]| {
+                node[0] ^= 1;
+                node
+            })
+        }),
+        ("the node's lifetimes and tunnels", "node", |pins| {
+            change(pins, "NODE", |mut node: [u64; 11]| {
+                node[2] = 1;
+                node[10] = 53;
                 node
             })
         }),

@@ -12,6 +12,7 @@
 mod addresses;
 mod agent;
 mod attacks;
+mod audit;
 mod cluster;
 mod connections;
 mod counters;
