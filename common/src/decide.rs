@@ -374,7 +374,7 @@ fn judge_incoming<T: Tables>(
             t.ingress(endpoint.slot, address, asked.itself(sender.slot == endpoint.slot))
         }
         None => {
-            let from_node = from_node || passes_masqueraded(t, stamp);
+            let from_node = from_node || passes_masqueraded(t, headers, stamp);
             t.ingress(endpoint.slot, headers.source, asked.may_be_node(from_node))
         }
     };
@@ -410,7 +410,7 @@ pub(crate) fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, f
     {
         return t.ingress(slot, sender.address(t, headers.v4), asked.itself(sender.slot == slot));
     }
-    let from_node = stored.is_none() || passes_masqueraded(t, stored);
+    let from_node = stored.is_none() || passes_masqueraded(t, headers, stored);
     t.ingress(slot, headers.destination, asked.may_be_node(from_node))
 }
 
@@ -510,11 +510,13 @@ const fn accept(condition: bool, otherwise: Drop) -> Outcome {
     if condition { Ok(()) } else { Err(otherwise) }
 }
 
-/// Whether a packet from outside passes if its source is an address of this node. No such packet comes by itself: the
-/// kernel drops what enters with an address of its own as source (fib_validate_source).
+/// Whether a packet from outside passes if its source is an address of this node. In IPv4 no such packet comes by itself:
+/// the kernel drops what enters with an address of its own as source (fib_validate_source, whatever rp_filter says, unless
+/// accept_local is set). IPv6 has no such check: whoever can reach the node could send with its address, so there the
+/// setting does not hold.
 #[inline(always)]
-fn passes_masqueraded<T: Tables>(t: T, stamp: Stamp) -> bool {
-    stamp.is_outside() && has_node_flag(t, node_flag::MASQUERADED)
+fn passes_masqueraded<T: Tables>(t: T, headers: &Headers, stamp: Stamp) -> bool {
+    headers.v4 && stamp.is_outside() && has_node_flag(t, node_flag::MASQUERADED)
 }
 
 #[inline(always)]
