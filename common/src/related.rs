@@ -40,7 +40,7 @@ pub fn judge<T: Tables>(t: T, slot: u32, outgoing: bool, size: Size) -> Result<u
                 t.count(verdict.rule(), size);
                 return Err(Drop::POLICY);
             }
-            (*flow).state &= !(state::DEFERRED | state::CONFIRM);
+            (*flow).state &= !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE);
             if verdict.defers() {
                 (*flow).state |= crate::decide::deferral(verdict);
             }
