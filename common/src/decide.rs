@@ -170,7 +170,7 @@ fn judge_outgoing<T: Tables>(
     flow.provenance = packet.stamp.provenance();
     flow.rule = verdict.rule();
     if verdict.defers() {
-        flow.state |= deferral(verdict);
+        flow.state |= deferral(verdict, found || is_midstream(headers));
         packet.stamp = deferred_stamp(endpoint, flow.state);
     } else {
         t.count(verdict.rule(), packet.size);
@@ -246,10 +246,12 @@ fn take_up<T: Tables>(t: T, headers: &Headers, flow: &mut FlowEntry) -> bool {
     true
 }
 
-/// The state of a flow whose egress is deferred.
+/// The state of a flow whose egress is deferred. That one rule allows all backends says nothing of the backend of a flow
+/// that began before it was asked: that may have left the Service since, and the kernel still leads the flow there. So an
+/// older flow needs the exit's word; the exit has recorded it, and judges the backend by what holds now.
 #[inline(always)]
-pub(crate) const fn deferral(verdict: VerdictWord) -> u16 {
-    state::DEFERRED | if verdict.needs_confirmation() { state::CONFIRM } else { 0 }
+pub(crate) const fn deferral(verdict: VerdictWord, older: bool) -> u16 {
+    state::DEFERRED | if older || verdict.needs_confirmation() { state::CONFIRM } else { 0 }
 }
 
 /// A packet is about to enter a pod: tc egress of the pod's host veth.
@@ -342,8 +344,9 @@ fn judge_incoming<T: Tables>(
             if flow.state & state::CONFIRM != 0 && !stamp.is_reply() && !from_node {
                 return Err(Drop::UNCONFIRMED);
             }
-            // What needs the exit's word is counted where that is found.
-            if flow.state & state::CONFIRM == 0 {
+            // What needs the exit's word is counted where that is found, but what a process of this node answers: here, if
+            // the rule is known.
+            if flow.state & state::CONFIRM == 0 || from_node && flow.rule != rule::NO_POLICY {
                 t.count(flow.rule, packet.size);
                 if from_node && flow.state & state::DEFERRED != 0 {
                     flow.state |= state::ENDS_HERE;
@@ -432,7 +435,7 @@ fn rejudge_own_flow<T: Tables>(
     }
     flow.state = advance(flow.state, headers, true) & !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE);
     if verdict.defers() {
-        flow.state |= deferral(verdict);
+        flow.state |= deferral(verdict, true);
     }
     flow.rule = verdict.rule();
     flow.revision = endpoint.revision;
