@@ -120,29 +120,32 @@ fn judge_outgoing<T: Tables>(
     }
     if (found || answers) && !headers.opens {
         let known = flow.state;
+        let current = flow.revision == endpoint.revision;
         if known & state::INGRESS != 0 {
             flow.state = advance(known, headers, true);
-            let current = flow.revision == endpoint.revision;
+            let mut rides = true;
             if !current {
                 t.note(Event::Rejudged);
                 let verdict = verdict_of_stored(t, endpoint.slot, headers, flow);
-                if !verdict.allows() {
+                rides = verdict.allows();
+                if !rides && !may_open(headers) {
                     t.count(verdict.rule(), packet.size);
                     return Err(Drop::POLICY);
                 }
                 flow.revision = endpoint.revision;
                 flow.rule = verdict.rule();
             }
-            t.count(flow.rule, packet.size);
-            if !current || flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
+            if rides {
+                t.count(flow.rule, packet.size);
+                if !current || flow.state != known {
+                    t.store_flow(OWN, endpoint.slot);
+                }
+                if !answers {
+                    answer_deferred(t, packet);
+                }
+                return Ok(());
             }
-            if !answers {
-                answer_deferred(t, packet);
-            }
-            return Ok(());
-        }
-        if flow.revision == endpoint.revision {
+        } else if current {
             flow.state = advance(known, headers, false);
             if known & state::DEFERRED != 0 {
                 packet.stamp = deferred_stamp(endpoint, known);
@@ -154,8 +157,9 @@ fn judge_outgoing<T: Tables>(
                 t.store_flow(OWN, endpoint.slot);
             }
             return Ok(());
+        } else {
+            t.note(Event::Rejudged);
         }
-        t.note(Event::Rejudged);
     }
     let verdict = t.egress(endpoint.slot, headers.destination, Asked::opener(headers));
     if !verdict.allows() {
@@ -214,6 +218,18 @@ pub(crate) fn begin(flow: &mut FlowEntry, headers: &Headers, revision: u32) {
 #[inline(always)]
 const fn is_midstream(headers: &Headers) -> bool {
     !headers.opens && matches!(headers.protocol, protocol::TCP | protocol::SCTP)
+}
+
+/// Whether a packet that nothing marks as a flow's first may still be one, as every packet of UDP and of protocols without
+/// ports may. Then a flow of the other direction that policy denies now must not stand in the way of its own: packets keep
+/// the entry alive, and nothing else would ever end it.
+#[inline(always)]
+const fn may_open(headers: &Headers) -> bool {
+    match headers.protocol {
+        protocol::TCP | protocol::SCTP => false,
+        protocol::ICMP | protocol::ICMPV6 => !headers.is_answer(headers.policy_port as u32 >> 8),
+        _ => true,
+    }
 }
 
 /// Whether a flow of which nothing was known may be entered by a packet that policy allows, if its sender has opened it.
@@ -335,39 +351,43 @@ fn judge_incoming<T: Tables>(
         let known = flow.state;
         if known & state::INGRESS == 0 {
             let current = flow.revision == endpoint.revision;
+            let mut rides = true;
             if current {
                 flow.state = advance(known, headers, true);
             } else {
-                rejudge_own_flow(t, endpoint, headers, packet.size, flow)?;
+                rides = rejudge_own_flow(t, endpoint, headers, packet.size, flow)?;
             }
             // A process of this node answers without passing an exit.
-            if flow.state & state::CONFIRM != 0 && !stamp.is_reply() && !from_node {
+            if rides && flow.state & state::CONFIRM != 0 && !stamp.is_reply() && !from_node {
                 return Err(Drop::UNCONFIRMED);
             }
-            // What needs the exit's word is counted where that is found, but what a process of this node answers: here, if
-            // the rule is known.
-            if flow.state & state::CONFIRM == 0 || from_node && flow.rule != rule::NO_POLICY {
-                t.count(flow.rule, packet.size);
-                if from_node && flow.state & state::DEFERRED != 0 {
-                    flow.state |= state::ENDS_HERE;
+            if rides {
+                // What needs the exit's word is counted where that is found, but what a process of this node answers: here,
+                // if the rule is known.
+                if flow.state & state::CONFIRM == 0 || from_node && flow.rule != rule::NO_POLICY {
+                    t.count(flow.rule, packet.size);
+                    if from_node && flow.state & state::DEFERRED != 0 {
+                        flow.state |= state::ENDS_HERE;
+                    }
                 }
+                if !current || flow.state != known {
+                    t.store_flow(OWN, endpoint.slot);
+                }
+                return Ok(());
             }
-            if !current || flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
+        } else {
+            // Generations of a slot come again, incarnations never do.
+            let same_peer = flow.provenance == provenance && flow.peer_incarnation == sender_incarnation;
+            if flow.revision == endpoint.revision && same_peer {
+                t.count(flow.rule, packet.size);
+                flow.state = advance(known, headers, false);
+                if flow.state != known {
+                    t.store_flow(OWN, endpoint.slot);
+                }
+                return Ok(());
             }
-            return Ok(());
+            t.note(Event::Rejudged);
         }
-        // Generations of a slot come again, incarnations never do.
-        let same_peer = flow.provenance == provenance && flow.peer_incarnation == sender_incarnation;
-        if flow.revision == endpoint.revision && same_peer {
-            t.count(flow.rule, packet.size);
-            flow.state = advance(known, headers, false);
-            if flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
-            }
-            return Ok(());
-        }
-        t.note(Event::Rejudged);
     }
     let asked = Asked::opener(headers);
     let verdict = match &sender {
@@ -418,7 +438,7 @@ pub(crate) fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, f
 }
 
 /// Judges a flow that the pod opened again, at a reply. An address that the host translates is never classified: what is
-/// behind it decides.
+/// behind it decides. Tells whether the packet may ride on the flow; if not, it may open one of its own.
 #[inline(always)]
 fn rejudge_own_flow<T: Tables>(
     t: T,
@@ -426,10 +446,13 @@ fn rejudge_own_flow<T: Tables>(
     headers: &Headers,
     size: Size,
     flow: &mut FlowEntry,
-) -> Outcome {
+) -> Result<bool, Drop> {
     t.note(Event::Rejudged);
     let verdict = t.egress(endpoint.slot, headers.source, Asked::answer(headers));
     if !verdict.allows() {
+        if may_open(headers) {
+            return Ok(false);
+        }
         t.count(verdict.rule(), size);
         return Err(Drop::POLICY);
     }
@@ -439,7 +462,7 @@ fn rejudge_own_flow<T: Tables>(
     }
     flow.rule = verdict.rule();
     flow.revision = endpoint.revision;
-    Ok(())
+    Ok(true)
 }
 
 /// A packet leaves the host elsewhere than into an endpoint: tc egress of an exit. Only a pod's deferred egress is
