@@ -107,7 +107,8 @@ impl Surroundings<'_> {
         }
         let opener = owners.get(&original.source).copied();
         let translated = original.destination != reply.source || original.destination_port != reply.source_port;
-        let deferred = translated || (self.flags)(original.destination) & peer::TRANSLATABLE != 0;
+        let translatable = (self.flags)(original.destination) & peer::TRANSLATABLE != 0;
+        let deferred = translated || translatable;
         let client = opener.map(|local| {
             let entry = FlowEntry {
                 key: key(connection.protocol, original),
@@ -124,6 +125,8 @@ impl Surroundings<'_> {
                 key: key(connection.protocol, reply),
                 provenance: provenance(local),
                 peer_incarnation: local.incarnation,
+                // The opener's own entry leaves counting to this one.
+                state: if translatable { state::DEFERRED } else { 0 },
                 ..FlowEntry::default()
             };
             self.seed(connection, entry, CONFIRMED)

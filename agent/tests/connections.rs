@@ -351,9 +351,70 @@ fn each_packet_to_a_service_counts_once_for_the_rule_that_allowed_its_backend() 
     world.leave((SERVICE, 80), ACK).unwrap();
     world.judge(Hook::ToPod, DEVICE, (SERVICE, 80), (POD, 4000), ACK, Stamp::NONE).unwrap();
     assert_eq!(world.tables.counter(ALLOWS).packets, 3, "all but the SYN");
+    // So they do after a change of policy.
+    world.policy(Set::Deny, Set::Allow);
+    world.leave((SERVICE, 80), ACK).unwrap();
+    world.judge(Hook::ToPod, DEVICE, (SERVICE, 80), (POD, 4000), ACK, Stamp::NONE).unwrap();
+    world.leave((SERVICE, 80), ACK).unwrap();
+    assert_eq!(world.tables.counter(ALLOWS).packets, 5, "all but the first");
     // What is deferred in another's name confirms nothing.
     let forged = Stamp::deferred(1, 0).with_reply();
     assert!(!forged.is_reply() && forged.confirms(), "{forged:?}");
+}
+
+/// The pod's packet to the Service, which the host leads to the peer; and the peer's answer.
+fn asks(world: &World, flags: u8) -> Result<Stamp, Drop> {
+    let stamp = world.leave((SERVICE, 80), flags)?;
+    world.judge(Hook::ToUplink, UPLINK, (POD, 4000), (PEER, 8080), flags, stamp)
+}
+
+fn answers(world: &World, flags: u8) -> Result<Stamp, Drop> {
+    let stamp = world.judge(Hook::FromUplink, UPLINK, (PEER, 8080), (POD, 4000), flags, Stamp::NONE)?;
+    world.judge(Hook::ToPod, DEVICE, (SERVICE, 80), (POD, 4000), flags, stamp)
+}
+
+#[test]
+fn a_backend_that_has_left_its_service_answers_only_while_it_is_allowed() {
+    const UNCONFIRMED: Result<Stamp, Drop> = Err(Drop::UNCONFIRMED);
+    // The flow's beginning, and whether its own packet comes first after the change.
+    type Begin = fn(&World);
+    let seen: Begin = |world| {
+        asks(world, SYN).unwrap();
+        answers(world, SYN_ACK).unwrap();
+        asks(world, ACK).unwrap();
+    };
+    let told: Begin = |world| {
+        let reply = tuple((PEER, 8080), (POD, 4000));
+        assert_eq!(world.seed(&[Connection { reply, ..translated(POD) }]), 2, "the client's flow and the exit's word");
+    };
+    let unknown: Begin = |_| {};
+    let rows: [(&str, Begin, bool); 5] = [
+        ("seen, its answer first", seen, false),
+        ("seen, its own packet first", seen, true),
+        ("told by the kernel, its answer first", told, false),
+        ("told by the kernel, its own packet first", told, true),
+        ("met in its middle", unknown, true),
+    ];
+    for (what, begin, own_first) in rows {
+        for (egress, allowed) in [(Set::Allow, true), (Set::Deny, false)] {
+            let mut world = World::new(Set::Deny, Set::Allow);
+            world.reach(reach::all(ALLOWS));
+            begin(&world);
+            // One rule allows all backends that remain; the flow's own is another.
+            world.policy(Set::Deny, egress);
+            for turn in 0..3 {
+                for outgoing in [own_first, !own_first] {
+                    let before = world.tables.counter(ALLOWS).packets;
+                    let outcome = if outgoing { asks(&world, ACK) } else { answers(&world, ACK) };
+                    let counted = world.tables.counter(ALLOWS).packets - before;
+                    let denied = if outgoing { Err(Drop::POLICY) } else { UNCONFIRMED };
+                    let right = if allowed { outcome.is_ok() } else { outcome == denied };
+                    assert!(right, "{what}, {egress:?}, turn {turn}, the pod's {outgoing}: {outcome:?}");
+                    assert_eq!(counted, u64::from(allowed), "{what}, {egress:?}, turn {turn}, the pod's {outgoing}");
+                }
+            }
+        }
+    }
 }
 
 #[test]

@@ -12,6 +12,8 @@ mod packets;
 #[path = "headers/world.rs"]
 mod world;
 
+#[path = "headers/directions.rs"]
+mod directions;
 #[path = "headers/discovery.rs"]
 mod discovery;
 #[path = "headers/errors.rs"]

@@ -120,29 +120,32 @@ fn judge_outgoing<T: Tables>(
     }
     if (found || answers) && !headers.opens {
         let known = flow.state;
+        let current = flow.revision == endpoint.revision;
         if known & state::INGRESS != 0 {
             flow.state = advance(known, headers, true);
-            let current = flow.revision == endpoint.revision;
+            let mut rides = true;
             if !current {
                 t.note(Event::Rejudged);
                 let verdict = verdict_of_stored(t, endpoint.slot, headers, flow);
-                if !verdict.allows() {
+                rides = verdict.allows();
+                if !rides && !may_open(headers) {
                     t.count(verdict.rule(), packet.size);
                     return Err(Drop::POLICY);
                 }
                 flow.revision = endpoint.revision;
                 flow.rule = verdict.rule();
             }
-            t.count(flow.rule, packet.size);
-            if !current || flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
+            if rides {
+                t.count(flow.rule, packet.size);
+                if !current || flow.state != known {
+                    t.store_flow(OWN, endpoint.slot);
+                }
+                if !answers {
+                    answer_deferred(t, packet);
+                }
+                return Ok(());
             }
-            if !answers {
-                answer_deferred(t, packet);
-            }
-            return Ok(());
-        }
-        if flow.revision == endpoint.revision {
+        } else if current {
             flow.state = advance(known, headers, false);
             if known & state::DEFERRED != 0 {
                 packet.stamp = deferred_stamp(endpoint, known);
@@ -154,8 +157,9 @@ fn judge_outgoing<T: Tables>(
                 t.store_flow(OWN, endpoint.slot);
             }
             return Ok(());
+        } else {
+            t.note(Event::Rejudged);
         }
-        t.note(Event::Rejudged);
     }
     let verdict = t.egress(endpoint.slot, headers.destination, Asked::opener(headers));
     if !verdict.allows() {
@@ -170,7 +174,7 @@ fn judge_outgoing<T: Tables>(
     flow.provenance = packet.stamp.provenance();
     flow.rule = verdict.rule();
     if verdict.defers() {
-        flow.state |= deferral(verdict);
+        flow.state |= deferral(verdict, found || is_midstream(headers));
         packet.stamp = deferred_stamp(endpoint, flow.state);
     } else {
         t.count(verdict.rule(), packet.size);
@@ -216,6 +220,18 @@ const fn is_midstream(headers: &Headers) -> bool {
     !headers.opens && matches!(headers.protocol, protocol::TCP | protocol::SCTP)
 }
 
+/// Whether a packet that nothing marks as a flow's first may still be one, as every packet of UDP and of protocols without
+/// ports may. Then a flow of the other direction that policy denies now must not stand in the way of its own: packets keep
+/// the entry alive, and nothing else would ever end it.
+#[inline(always)]
+const fn may_open(headers: &Headers) -> bool {
+    match headers.protocol {
+        protocol::TCP | protocol::SCTP => false,
+        protocol::ICMP | protocol::ICMPV6 => !headers.is_answer(headers.policy_port as u32 >> 8),
+        _ => true,
+    }
+}
+
 /// Whether a flow of which nothing was known may be entered by a packet that policy allows, if its sender has opened it.
 ///
 /// A packet in the middle of a TCP connection does not say who opened that: the entry is older than the agent, or gave way,
@@ -246,10 +262,12 @@ fn take_up<T: Tables>(t: T, headers: &Headers, flow: &mut FlowEntry) -> bool {
     true
 }
 
-/// The state of a flow whose egress is deferred.
+/// The state of a flow whose egress is deferred. That one rule allows all backends says nothing of the backend of a flow
+/// that began before it was asked: that may have left the Service since, and the kernel still leads the flow there. So an
+/// older flow needs the exit's word; the exit has recorded it, and judges the backend by what holds now.
 #[inline(always)]
-pub(crate) const fn deferral(verdict: VerdictWord) -> u16 {
-    state::DEFERRED | if verdict.needs_confirmation() { state::CONFIRM } else { 0 }
+pub(crate) const fn deferral(verdict: VerdictWord, older: bool) -> u16 {
+    state::DEFERRED | if older || verdict.needs_confirmation() { state::CONFIRM } else { 0 }
 }
 
 /// A packet is about to enter a pod: tc egress of the pod's host veth.
@@ -333,38 +351,43 @@ fn judge_incoming<T: Tables>(
         let known = flow.state;
         if known & state::INGRESS == 0 {
             let current = flow.revision == endpoint.revision;
+            let mut rides = true;
             if current {
                 flow.state = advance(known, headers, true);
             } else {
-                rejudge_own_flow(t, endpoint, headers, packet.size, flow)?;
+                rides = rejudge_own_flow(t, endpoint, headers, packet.size, flow)?;
             }
             // A process of this node answers without passing an exit.
-            if flow.state & state::CONFIRM != 0 && !stamp.is_reply() && !from_node {
+            if rides && flow.state & state::CONFIRM != 0 && !stamp.is_reply() && !from_node {
                 return Err(Drop::UNCONFIRMED);
             }
-            // What needs the exit's word is counted where that is found.
-            if flow.state & state::CONFIRM == 0 {
-                t.count(flow.rule, packet.size);
-                if from_node && flow.state & state::DEFERRED != 0 {
-                    flow.state |= state::ENDS_HERE;
+            if rides {
+                // What needs the exit's word is counted where that is found, but what a process of this node answers: here,
+                // if the rule is known.
+                if flow.state & state::CONFIRM == 0 || from_node && flow.rule != rule::NO_POLICY {
+                    t.count(flow.rule, packet.size);
+                    if from_node && flow.state & state::DEFERRED != 0 {
+                        flow.state |= state::ENDS_HERE;
+                    }
                 }
+                if !current || flow.state != known {
+                    t.store_flow(OWN, endpoint.slot);
+                }
+                return Ok(());
             }
-            if !current || flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
+        } else {
+            // Generations of a slot come again, incarnations never do.
+            let same_peer = flow.provenance == provenance && flow.peer_incarnation == sender_incarnation;
+            if flow.revision == endpoint.revision && same_peer {
+                t.count(flow.rule, packet.size);
+                flow.state = advance(known, headers, false);
+                if flow.state != known {
+                    t.store_flow(OWN, endpoint.slot);
+                }
+                return Ok(());
             }
-            return Ok(());
+            t.note(Event::Rejudged);
         }
-        // Generations of a slot come again, incarnations never do.
-        let same_peer = flow.provenance == provenance && flow.peer_incarnation == sender_incarnation;
-        if flow.revision == endpoint.revision && same_peer {
-            t.count(flow.rule, packet.size);
-            flow.state = advance(known, headers, false);
-            if flow.state != known {
-                t.store_flow(OWN, endpoint.slot);
-            }
-            return Ok(());
-        }
-        t.note(Event::Rejudged);
     }
     let asked = Asked::opener(headers);
     let verdict = match &sender {
@@ -374,7 +397,7 @@ fn judge_incoming<T: Tables>(
             t.ingress(endpoint.slot, address, asked.itself(sender.slot == endpoint.slot))
         }
         None => {
-            let from_node = from_node || passes_masqueraded(t, stamp);
+            let from_node = from_node || passes_masqueraded(t, headers, stamp);
             t.ingress(endpoint.slot, headers.source, asked.may_be_node(from_node))
         }
     };
@@ -410,12 +433,12 @@ pub(crate) fn verdict_of_stored<T: Tables>(t: T, slot: u32, headers: &Headers, f
     {
         return t.ingress(slot, sender.address(t, headers.v4), asked.itself(sender.slot == slot));
     }
-    let from_node = stored.is_none() || passes_masqueraded(t, stored);
+    let from_node = stored.is_none() || passes_masqueraded(t, headers, stored);
     t.ingress(slot, headers.destination, asked.may_be_node(from_node))
 }
 
 /// Judges a flow that the pod opened again, at a reply. An address that the host translates is never classified: what is
-/// behind it decides.
+/// behind it decides. Tells whether the packet may ride on the flow; if not, it may open one of its own.
 #[inline(always)]
 fn rejudge_own_flow<T: Tables>(
     t: T,
@@ -423,20 +446,23 @@ fn rejudge_own_flow<T: Tables>(
     headers: &Headers,
     size: Size,
     flow: &mut FlowEntry,
-) -> Outcome {
+) -> Result<bool, Drop> {
     t.note(Event::Rejudged);
     let verdict = t.egress(endpoint.slot, headers.source, Asked::answer(headers));
     if !verdict.allows() {
+        if may_open(headers) {
+            return Ok(false);
+        }
         t.count(verdict.rule(), size);
         return Err(Drop::POLICY);
     }
     flow.state = advance(flow.state, headers, true) & !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE);
     if verdict.defers() {
-        flow.state |= deferral(verdict);
+        flow.state |= deferral(verdict, true);
     }
     flow.rule = verdict.rule();
     flow.revision = endpoint.revision;
-    Ok(())
+    Ok(true)
 }
 
 /// A packet leaves the host elsewhere than into an endpoint: tc egress of an exit. Only a pod's deferred egress is
@@ -510,11 +536,13 @@ const fn accept(condition: bool, otherwise: Drop) -> Outcome {
     if condition { Ok(()) } else { Err(otherwise) }
 }
 
-/// Whether a packet from outside passes if its source is an address of this node. No such packet comes by itself: the
-/// kernel drops what enters with an address of its own as source (fib_validate_source).
+/// Whether a packet from outside passes if its source is an address of this node. In IPv4 no such packet comes by itself:
+/// the kernel drops what enters with an address of its own as source (fib_validate_source, whatever rp_filter says, unless
+/// accept_local is set). IPv6 has no such check: whoever can reach the node could send with its address, so there the
+/// setting does not hold.
 #[inline(always)]
-fn passes_masqueraded<T: Tables>(t: T, stamp: Stamp) -> bool {
-    stamp.is_outside() && has_node_flag(t, node_flag::MASQUERADED)
+fn passes_masqueraded<T: Tables>(t: T, headers: &Headers, stamp: Stamp) -> bool {
+    headers.v4 && stamp.is_outside() && has_node_flag(t, node_flag::MASQUERADED)
 }
 
 #[inline(always)]

@@ -2,7 +2,7 @@
 
 use crate::classify::EndpointView;
 use crate::flow::{self, CONFIRMED, FlowEntry, FlowKey, advance, state};
-use crate::layout::Size;
+use crate::layout::{Size, VerdictWord, rule};
 use crate::packet::{Drop, Headers};
 use crate::stamp::Stamp;
 use crate::tables::{Event, Tables};
@@ -50,7 +50,8 @@ pub fn judge<T: Tables>(t: T, sender: u32, stamp: Stamp, size: Size) -> Drop {
             (*flow).peer_incarnation = 0;
             t.store_flow(OTHER, sender);
         }
-        confirm(t, &endpoint, &*headers, flow, stamp.confirms());
+        let counts = if stamp.confirms() { state::CONFIRM } else { 0 };
+        confirm(t, &endpoint, &*headers, flow, counts | if deferred { state::DEFERRED } else { 0 });
     }
     Drop(0)
 }
@@ -72,9 +73,10 @@ fn judge_reply<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, flow
 }
 
 /// Remembers that a flow has left, as the reply will carry it: from the backend, to whatever the packet's source has
-/// become. Looked up with every packet, so that what expired or gave way to another is there again.
+/// become. Looked up with every packet, so that what expired or gave way to another is there again. `marks` are
+/// [`state::DEFERRED`] if the client's own entry says so, and [`state::CONFIRM`] if it leaves counting to this one.
 #[inline(always)]
-unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, flow: *mut FlowEntry, counts: bool) {
+unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, flow: *mut FlowEntry, marks: u16) {
     // SAFETY: the working memory's flow.
     unsafe {
         let (rule, provenance) = ((*flow).rule, (*flow).provenance);
@@ -82,10 +84,9 @@ unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, f
         (*flow).incarnation = 0;
         let found = flow::find(t, OTHER, CONFIRMED);
         let known = (*flow).state;
-        let counting = if counts { state::CONFIRM } else { 0 };
         // Its lifetime is the flow's: a reply after a long pause must still find it.
         let kept = if found && !headers.opens { known & state::PROGRESS } else { 0 };
-        (*flow).state = advance(kept, headers, false) | counting;
+        (*flow).state = advance(kept, headers, false) | marks;
         if found
             && (*flow).revision == endpoint.revision
             && (*flow).peer_incarnation == endpoint.incarnation
@@ -106,7 +107,7 @@ unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, f
 ///
 /// The rule that let the flow out counts the reply here where `to_pod` cannot know it: the client's entry says whether
 /// all backends are allowed by one rule, its packets say so to the exit, and that notes it. After a policy change `to_pod`
-/// may have learnt otherwise before the exit: replies are then counted here only from the opener's next packet on.
+/// leaves every older flow's replies to this: see [`counts_again`].
 #[inline(always)]
 pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
     let Some(work) = t.work() else { return false };
@@ -135,6 +136,10 @@ pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
             (*flow).revision = client.revision;
             (*flow).rule = verdict.rule();
             (*flow).state &= !state::CONFIRM;
+            if counts_again(known, verdict) {
+                (*flow).state |= state::CONFIRM;
+                t.count(verdict.rule(), size);
+            }
             t.store_flow(OTHER, CONFIRMED);
             return true;
         }
@@ -146,4 +151,11 @@ pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
         }
     }
     true
+}
+
+/// Whether what is judged again here is counted here from now on: a deferred flow's, whose own entry needs this word once
+/// it is older than its endpoint's revision; unless nothing restricts the client any more, so that nothing is deferred.
+#[inline(always)]
+pub(crate) const fn counts_again(known: u16, verdict: VerdictWord) -> bool {
+    known & state::DEFERRED != 0 && verdict.rule() != rule::NO_POLICY
 }

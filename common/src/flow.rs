@@ -114,7 +114,8 @@ pub mod state {
 }
 
 /// Indices into [`NodeConfig::lifetimes`]. The states are those of Linux' conntrack as far as they can be told without
-/// following sequence numbers; where two of its states cannot be told apart, the shorter time counts.
+/// following sequence numbers; where two of its states cannot be told apart, the shorter time counts,
+/// but for [`Lifetime::UdpStream`].
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
 #[repr(usize)]
 pub enum Lifetime {
@@ -128,7 +129,9 @@ pub enum Lifetime {
     TcpReset = 3,
     /// UDP, until the opener sends again after an answer.
     Udp = 4,
-    /// UDP in both directions.
+    /// UDP in both directions, once the opener has sent again after an answer. The kernel says so only of a flow that is
+    /// older than two seconds (`nf_conntrack_udp_packet`), and an entry has no room for when it began: what is over before
+    /// that is remembered here for this time, by the kernel for [`Lifetime::Udp`]'s.
     UdpStream = 5,
     /// SCTP, until the opener sends again after an answer: COOKIE_WAIT.
     SctpNew = 6,

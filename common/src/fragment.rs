@@ -45,7 +45,9 @@ unsafe fn name(flow: *mut FlowEntry, headers: &Headers, hook: u32, incarnation: 
 }
 
 /// Keeps what the first fragment in the working memory says, which has been let through. 0, or why it is dropped all the
-/// same: the datagram has another first fragment already, and is not complete.
+/// same: the datagram has another first fragment already, and is not complete. Or else its rest was lost, and the number
+/// has come round: so this one takes the place all the same, and the next like it passes. Both were allowed, so it
+/// matters to nobody's policy which of them the rest follows.
 #[inline(always)]
 pub fn remember<T: Tables>(t: T, slot: u32, hook: u32) -> Drop {
     let (Some(endpoint), Some(work)) = (EndpointView::of(t, slot), t.work()) else { return Drop::STAMP };
@@ -62,17 +64,17 @@ pub fn remember<T: Tables>(t: T, slot: u32, hook: u32) -> Drop {
         let ports = headers.source_port as u32 | (headers.destination_port as u32) << 16;
         let end = headers.end & 0xffff | (headers.policy_port as u32) << 16;
         let protocol = headers.protocol as u32;
-        if flow::find(t, OTHER, slot) && (*flow).state & COMPLETE == 0 {
-            let same = (*flow).revision == ports && (*flow).rule == end && (*flow).peer_incarnation == protocol;
-            return if same { Drop(0) } else { Drop::OVERLAP };
+        let waits = flow::find(t, OTHER, slot) && (*flow).state & COMPLETE == 0;
+        if waits && (*flow).revision == ports && (*flow).rule == end && (*flow).peer_incarnation == protocol {
+            return Drop(0);
         }
         (*flow).revision = ports;
         (*flow).rule = end;
         (*flow).peer_incarnation = protocol;
         (*flow).state = 0;
         t.store_flow(OTHER, slot);
+        if waits { Drop::OVERLAP } else { Drop(0) }
     }
-    Drop(0)
 }
 
 /// Gives the later fragment in the working memory the ports of its first. 0, or why that cannot be.

@@ -383,7 +383,7 @@ pub mod node_flag {
     /// one, and is nobody's. It could not be judged rightly either: of a reply only the translated address is left.
     pub const STARTING: u64 = 4;
     /// Clients from outside whose address has become this node's (externalTrafficPolicy Cluster) pass as the node's own
-    /// processes do: their true address cannot be had here.
+    /// processes do: their true address cannot be had here. IPv4 only, where nobody else can send with that address.
     pub const MASQUERADED: u64 = 8;
 }
 

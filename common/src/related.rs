@@ -40,9 +40,9 @@ pub fn judge<T: Tables>(t: T, slot: u32, outgoing: bool, size: Size) -> Result<u
                 t.count(verdict.rule(), size);
                 return Err(Drop::POLICY);
             }
-            (*flow).state &= !(state::DEFERRED | state::CONFIRM);
+            (*flow).state &= !(state::DEFERRED | state::CONFIRM | state::ENDS_HERE);
             if verdict.defers() {
-                (*flow).state |= crate::decide::deferral(verdict);
+                (*flow).state |= crate::decide::deferral(verdict, true);
             }
             (*flow).revision = endpoint.revision;
             (*flow).rule = verdict.rule();
@@ -134,7 +134,11 @@ pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
             return false;
         }
         if client.revision != (*flow).revision {
-            return t.egress(slot, quoted.destination, Asked::opener(quoted).at_exit()).allows();
+            let verdict = t.egress(slot, quoted.destination, Asked::opener(quoted).at_exit());
+            if verdict.allows() && crate::exit::counts_again((*flow).state, verdict) {
+                t.count(verdict.rule(), size);
+            }
+            return verdict.allows();
         }
         if (*flow).state & state::CONFIRM != 0 {
             t.count((*flow).rule, size);

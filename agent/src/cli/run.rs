@@ -62,7 +62,8 @@ pub struct RunArgs {
     pub stamp: StampPlace,
     /// What clients from outside may do whose address kube-proxy has replaced by this node's (node ports and load balancers
     /// with externalTrafficPolicy Cluster). Their own address cannot be had here, so policy judges the node's address, which
-    /// it rarely names; externalTrafficPolicy Local keeps theirs. `allow` lets all of them pass.
+    /// it rarely names; externalTrafficPolicy Local keeps theirs. `allow` lets all of them pass that came by IPv4; by IPv6
+    /// policy judges the node's address still, since there the kernel lets anybody send with that as source.
     #[arg(long, value_enum, default_value_t)]
     pub masqueraded_clients: MasqueradedClients,
     /// Whether a pod may send only from its own addresses, speak in ARP and neighbour discovery only for them, and be sent

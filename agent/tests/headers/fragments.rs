@@ -70,6 +70,12 @@ fn a_fragment_cannot_change_what_the_first_has_said() {
         assert_eq!(send(&shorter), Err(Drop::OVERLAP), "a first one of another length");
         assert_eq!(send(&next(to, 1, 32, false)), Ok(JUDGED), "the last");
         assert_eq!(send(&other), Ok(JUDGED), "the number is used again once the datagram is complete");
+        // The rest of a datagram was lost, and its number comes round: once it costs a datagram, not for ever.
+        assert_eq!(send(&first(to, 2, 80)), Ok(JUDGED));
+        let another = fragment(to, 2, 0, true, 17, &udp(41_000, 80));
+        assert_eq!(send(&another), Err(Drop::OVERLAP), "one that seems to overlap");
+        assert_eq!(send(&another), Ok(JUDGED), "once");
+        assert_eq!(send(&next(to, 2, 32, false)), Ok(JUDGED), "its last");
         assert_eq!(send(&fragment(to, 9, 0, true, 17, &udp(40_000, 80)[..4])), Err(Drop::TINY), "no whole header");
     });
 }

@@ -95,17 +95,20 @@ impl Headers {
     /// kernel's connection tracking (nf_conntrack_proto_icmp.c, nf_conntrack_proto_icmpv6.c).
     #[inline(always)]
     pub(super) fn query(&mut self, kind: u32, second: u32) {
-        let (asks, answers) = if self.v4 {
-            (matches!(kind, 8 | 13 | 15 | 17), matches!(kind, 0 | 14 | 16 | 18))
-        } else {
-            (matches!(kind, 128 | 139), matches!(kind, 129 | 140))
-        };
+        let asks = if self.v4 { matches!(kind, 8 | 13 | 15 | 17) } else { matches!(kind, 128 | 139) };
+        let answers = self.is_answer(kind);
         if asks || answers {
             let identifier = (u32::from_be(second) >> 16) as u16;
             self.source_port = identifier;
             self.destination_port = identifier;
             self.opens = asks;
         }
+    }
+
+    /// Whether a kind of the family's ICMP answers another.
+    #[inline(always)]
+    pub(crate) const fn is_answer(&self, kind: u32) -> bool {
+        if self.v4 { matches!(kind, 0 | 14 | 16 | 18) } else { matches!(kind, 129 | 140) }
     }
 
     #[inline(always)]
