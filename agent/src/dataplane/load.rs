@@ -7,7 +7,7 @@ use std::sync::Arc;
 use aya::maps::{Array, MapData, MapInfo};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
-use portcullis_common::layout::{Identity, Meta, RuleName};
+use portcullis_common::layout::{Identity, Meta, RuleName, node_flag};
 
 use super::attach::LINKS;
 use super::counters::Counters;
@@ -338,12 +338,14 @@ pub(super) fn owner(pin_dir: &Path) -> Result<Option<u64>, DataplaneError> {
     Ok(Some(meta.words()[0].load(std::sync::atomic::Ordering::Relaxed)))
 }
 
-/// Clears the node's flags, if there are tables.
+/// Clears the flags that count on programs on every device, if there are tables. Replies go on being looked up: programs
+/// that are not taken away yet ask for the exits' word.
 pub(super) fn disarm(pin_dir: &Path) -> Result<(), DataplaneError> {
     let path = pin_dir.join(LAYOUT).join("maps").join("NODE");
     if path.exists() {
         let data = MapData::from_pin(&path).map_err(DataplaneError::map("NODE"))?;
-        memory::map(&data)?.words()[1].store(0, std::sync::atomic::Ordering::Release);
+        let counted_on = node_flag::ARMED | node_flag::STARTING;
+        memory::map(&data)?.words()[1].fetch_and(!counted_on, std::sync::atomic::Ordering::AcqRel);
     }
     Ok(())
 }
