@@ -16,8 +16,7 @@ use crate::state::{LocalId, RuleIdentity, RuleNumber};
 impl Reconciler {
     /// Reads the tables as they are.
     pub(super) fn adopt(&mut self) {
-        self.connections.lifetimes = self.lifetimes();
-        self.image.set_lifetimes(&self.connections.lifetimes);
+        self.follow_lifetimes();
         let mut adopted = BTreeMap::new();
         let mut generations = BTreeMap::new();
         if self.dataplane.found == Found::Adopted && self.image.seed() != 0 {

@@ -60,6 +60,15 @@ impl Reconciler {
         lifetimes
     }
 
+    /// Takes the lifetimes as they are now: whoever sets the kernel's (kube-proxy, after it has started) changes ours.
+    pub(super) fn follow_lifetimes(&mut self) {
+        let lifetimes = self.lifetimes();
+        if lifetimes != self.connections.lifetimes {
+            self.connections.lifetimes = lifetimes;
+            self.image.set_lifetimes(&lifetimes);
+        }
+    }
+
     /// Reads the kernel's connection table if the programs' counts show that flows are missing.
     pub fn look_after_flows(&mut self) {
         if !self.health.synced || self.connections.not_before.is_some_and(|time| Instant::now() < time) {
