@@ -131,7 +131,7 @@ impl Surroundings<'_> {
         let server = owners.get(&reply.source).map(|local| {
             let (provenance, peer_incarnation) = match opener {
                 Some(opener) => (provenance(opener), opener.incarnation),
-                None if (self.flags)(original.source) & peer::OWN_NODE != 0 => (Stamp::NONE.provenance(), 0),
+                None if self.is_own_node(original.source) => (Stamp::NONE.provenance(), 0),
                 None => (Stamp::OUTSIDE.provenance(), 0),
             };
             let entry = FlowEntry {
@@ -145,6 +145,12 @@ impl Surroundings<'_> {
             self.seed(connection, entry, local.slot)
         });
         [client, exit, server]
+    }
+
+    /// Processes of this node send to its NodePorts from its loopback addresses too; from elsewhere the host takes none
+    /// (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3).
+    fn is_own_node(&self, address: IpAddr) -> bool {
+        address.is_loopback() || (self.flags)(address) & peer::OWN_NODE != 0
     }
 
     fn seed(&self, connection: &Connection, mut entry: FlowEntry, owner: u32) -> Seed {

@@ -286,6 +286,20 @@ fn what_packets_have_shown_is_not_replaced() {
     assert_eq!(world.leave(other, ACK), Err(Drop::POLICY), "forgotten as the kernel has");
 }
 
+#[test]
+fn a_process_of_this_node_that_names_its_loopback_is_the_nodes_own() {
+    for (what, opener, passes) in [("by the node's loopback", [127, 0, 0, 1], true), ("from elsewhere", PEER, false)] {
+        let world = World::new(Set::Deny, Set::Deny);
+        let connection = Connection {
+            original: tuple((opener, 5000), (opener, 30_080)),
+            reply: tuple((POD, 4000), (NODE, 5000)),
+            ..direct((opener, 5000), (POD, 4000))
+        };
+        assert_eq!(world.seed(&[connection]), 1, "{what}");
+        assert_eq!(world.leave((NODE, 5000), ACK).is_ok(), passes, "{what}: the pod's answer by NodePort");
+    }
+}
+
 /// The pod's connection to the Service, which the host has led to the backend.
 fn translated(masqueraded: [u8; 4]) -> Connection {
     Connection {
