@@ -85,6 +85,9 @@ pub struct Surroundings<'a> {
     pub lifetimes: [u32; 16],
     /// Jiffies in a second.
     pub jiffies: u32,
+    /// No program has judged a packet yet. Later a datagram that nobody has answered may be one that policy has denied
+    /// behind the connection table, which is no flow.
+    pub first: bool,
 }
 
 /// The flows that endpoints of this node have, as the programs would have stored them.
@@ -99,7 +102,7 @@ impl Surroundings<'_> {
     /// The flow at its opener's veth, what its exit has let out, and the flow at the veth of who answers.
     fn seeds_of(&self, connection: &Connection, owners: &HashMap<IpAddr, &Local>) -> [Option<Seed>; 3] {
         let (original, reply) = (&connection.original, &connection.reply);
-        let unproven = connection.progress == Progress::New && connection.protocol != UDP;
+        let unproven = connection.progress == Progress::New && !(self.first && connection.protocol == UDP);
         if unproven || connection.progress == Progress::Over {
             // A connection that nobody has answered begins with its next packet, and so does what comes after one that is
             // over.
