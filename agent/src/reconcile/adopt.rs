@@ -122,6 +122,21 @@ impl Reconciler {
         self.compiler.limit_rules(self.dataplane.counters.len());
     }
 
+    /// Programs of an agent of another layout go, unless a device has none of ours yet: then they are all that judges there,
+    /// and go once it has.
+    pub(super) fn end_other_layouts(&mut self) {
+        if !self.devices.failures.keys().all(|ifindex| self.devices.attached.contains_key(ifindex)) {
+            return;
+        }
+        match self.dataplane.end_other_layouts() {
+            Ok(0) => {}
+            Ok(links) => tracing::info!(links, "took away the programs of an agent of another layout"),
+            Err(error) => {
+                tracing::error!("programs of an agent of another layout still judge by what that knew: {error}")
+            }
+        }
+    }
+
     /// Pins of devices that are gone, which nothing else would remove.
     pub fn forget_stale_pins(&mut self) {
         for ifindex in self.dataplane.pinned_devices() {
