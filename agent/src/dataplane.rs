@@ -9,6 +9,7 @@ mod clock;
 mod counters;
 mod grace;
 mod host;
+mod layouts;
 mod links;
 mod load;
 mod lock;

@@ -85,6 +85,9 @@ pub struct Surroundings<'a> {
     pub lifetimes: [u32; 16],
     /// Jiffies in a second.
     pub jiffies: u32,
+    /// No program has judged a packet yet. Later a datagram that nobody has answered may be one that policy has denied
+    /// behind the connection table, which is no flow.
+    pub first: bool,
 }
 
 /// The flows that endpoints of this node have, as the programs would have stored them.
@@ -99,7 +102,7 @@ impl Surroundings<'_> {
     /// The flow at its opener's veth, what its exit has let out, and the flow at the veth of who answers.
     fn seeds_of(&self, connection: &Connection, owners: &HashMap<IpAddr, &Local>) -> [Option<Seed>; 3] {
         let (original, reply) = (&connection.original, &connection.reply);
-        let unproven = connection.progress == Progress::New && connection.protocol != UDP;
+        let unproven = connection.progress == Progress::New && !(self.first && connection.protocol == UDP);
         if unproven || connection.progress == Progress::Over {
             // A connection that nobody has answered begins with its next packet, and so does what comes after one that is
             // over.
@@ -134,7 +137,7 @@ impl Surroundings<'_> {
         let server = owners.get(&reply.source).map(|local| {
             let (provenance, peer_incarnation) = match opener {
                 Some(opener) => (provenance(opener), opener.incarnation),
-                None if (self.flags)(original.source) & peer::OWN_NODE != 0 => (Stamp::NONE.provenance(), 0),
+                None if self.is_own_node(original.source) => (Stamp::NONE.provenance(), 0),
                 None => (Stamp::OUTSIDE.provenance(), 0),
             };
             let entry = FlowEntry {
@@ -148,6 +151,12 @@ impl Surroundings<'_> {
             self.seed(connection, entry, local.slot)
         });
         [client, exit, server]
+    }
+
+    /// Processes of this node send to its NodePorts from its loopback addresses too; from elsewhere the host takes none
+    /// (RFC 1122, 3.2.1.3; RFC 4291, 2.5.3).
+    fn is_own_node(&self, address: IpAddr) -> bool {
+        address.is_loopback() || (self.flags)(address) & peer::OWN_NODE != 0
     }
 
     fn seed(&self, connection: &Connection, mut entry: FlowEntry, owner: u32) -> Seed {

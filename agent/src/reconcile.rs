@@ -260,6 +260,7 @@ impl Reconciler {
         if first {
             self.health.synced = true;
         }
+        self.end_other_layouts();
         Ok(())
     }
 

@@ -8,13 +8,13 @@ use portcullis::flows::{Connection, Local, Progress, Surroundings, Tuple, seeds}
 use portcullis::state::image::Sizes;
 use portcullis::state::memory::MemoryTables;
 use portcullis_common::decide::{self, Packet};
-use portcullis_common::flow::Lifetime;
+use portcullis_common::flow::{FlowEntry, FlowKey, Lifetime, state};
 use portcullis_common::layout::{
     EndpointRow, Size, VALID, VerdictWord, endpoint_word, interface_kind, narrow, narrow_key, node_flag, peer, reach,
     wide, wide_key,
 };
 use portcullis_common::packet::{Drop, tcp};
-use portcullis_common::seed;
+use portcullis_common::seed::{self, Seed};
 use portcullis_common::tables::Event;
 use portcullis_common::{Address, Stamp};
 
@@ -136,6 +136,11 @@ impl World {
 
     /// Enters what the kernel's connection table says.
     fn seed(&self, connections: &[Connection]) -> usize {
+        self.seed_as(connections, false)
+    }
+
+    /// The same, for the first time or later.
+    fn seed_as(&self, connections: &[Connection], first: bool) -> usize {
         let local = |slot, address, incarnation| Local {
             slot,
             generation: 0,
@@ -148,7 +153,8 @@ impl World {
             _ => 0,
         };
         let endpoints = [local(0, POD, 1), local(1, BACKEND, 2)];
-        let around = Surroundings { endpoints: &endpoints, flags: &flags, lifetimes: [1_000_000; 16], jiffies: 1000 };
+        let lifetimes = [1_000_000; 16];
+        let around = Surroundings { endpoints: &endpoints, flags: &flags, lifetimes, jiffies: 1000, first };
         let mut seeds = seeds(connections, &around);
         seeds.iter_mut().map(|place| usize::from(seed::plant(&self.tables, place))).sum()
     }
@@ -284,6 +290,55 @@ fn what_packets_have_shown_is_not_replaced() {
     world.seed(&[Connection { remaining: 10, ..direct(other, pod) }]);
     world.tables.now += 10_100;
     assert_eq!(world.leave(other, ACK), Err(Drop::POLICY), "forgotten as the kernel has");
+}
+
+#[test]
+fn datagrams_that_nobody_has_answered_are_flows_only_before_anything_was_judged_and_take_no_flows_place() {
+    let unanswered =
+        |opener, other| Connection { protocol: 17, progress: Progress::New, remaining: 30, ..direct(opener, other) };
+    let (pod, other) = ((POD, 4000), (PEER, 80));
+    for opener in [pod, other] {
+        let connection = unanswered(opener, if opener == pod { other } else { pod });
+        assert_eq!(World::new(Set::Allow, Set::Allow).seed_as(&[connection], true), 1, "{opener:?}: the first time");
+        assert_eq!(World::new(Set::Allow, Set::Allow).seed_as(&[connection], false), 0, "{opener:?}: later");
+    }
+    // A share full of what the pod has sent and nobody has answered: all of it lives.
+    let mut world = World::new(Set::Deny, Set::Allow);
+    for port in 1000..9000 {
+        world.leave((PEER, port), SYN).unwrap();
+    }
+    world.noted(Event::FlowEvicted);
+    let flood: Vec<Connection> = (10_000..12_000).map(|port| unanswered((PEER, port), pod)).collect();
+    assert_eq!(world.seed_as(&flood, true), 0, "no place was free");
+    let answered: Vec<Connection> =
+        flood.iter().map(|connection| Connection { progress: Progress::Answered, ..*connection }).collect();
+    assert!(world.seed_as(&answered, true) > 0, "what was answered takes the place of what was not");
+
+    // What the pod was taken to have opened stays so, though a stranger's datagram came before.
+    let world = World::new(Set::Deny, Set::Allow);
+    world.leave(other, ACK).unwrap();
+    let assumed = Connection { protocol: 6, progress: Progress::New, ..direct(other, pod) };
+    assert_eq!(world.seed_as(&[assumed], true), 0, "TCP is never entered unanswered");
+    let ports = 4000 | 80 << 16 | 6 << 32;
+    let key = FlowKey { peer: Address { words: words(PEER) }, local: Address { words: words(POD) }, ports };
+    let mut entry = FlowEntry { key, incarnation: 1, state: state::INGRESS, ..FlowEntry::default() };
+    assert!(!seed::plant(&world.tables, &mut Seed { entry, owner: 0, reserved: 0 }), "unanswered");
+    entry.state |= state::ANSWERED;
+    assert!(seed::plant(&world.tables, &mut Seed { entry, owner: 0, reserved: 0 }), "answered");
+}
+
+#[test]
+fn a_process_of_this_node_that_names_its_loopback_is_the_nodes_own() {
+    for (what, opener, passes) in [("by the node's loopback", [127, 0, 0, 1], true), ("from elsewhere", PEER, false)] {
+        let world = World::new(Set::Deny, Set::Deny);
+        let connection = Connection {
+            original: tuple((opener, 5000), (opener, 30_080)),
+            reply: tuple((POD, 4000), (NODE, 5000)),
+            ..direct((opener, 5000), (POD, 4000))
+        };
+        assert_eq!(world.seed(&[connection]), 1, "{what}");
+        assert_eq!(world.leave((NODE, 5000), ACK).is_ok(), passes, "{what}: the pod's answer by NodePort");
+    }
 }
 
 /// The pod's connection to the Service, which the host has led to the backend.

@@ -27,6 +27,9 @@ pub const SEEDS_AT: usize = 16;
 /// Enters a flow, unless its place is taken: by an entry that packets have made and that is more than an assumption
 /// ([`state::TAKEN_UP`]), or by established flows of others. Tells whether it was entered.
 ///
+/// A flow that nobody has answered proves less than any packet that a program has seen: it takes free and expired places
+/// only. Who sends what nobody answers would otherwise choose which flows are forgotten.
+///
 /// The seed is not the working memory of decisions: the program that calls this is run by a system call, which packets
 /// interrupt on some kernels.
 #[inline(always)]
@@ -42,6 +45,9 @@ pub fn plant<T: Tables>(t: T, seed: &mut Seed) -> bool {
         (*entry).state = flow::with_lifetime((*entry).key.protocol(), (*entry).state);
         now.wrapping_sub((*entry).last_seen)
     };
+    // Without branches, for the reason given in `flow::store`.
+    let answered = u32::from(seed.entry.state & state::ANSWERED != 0);
+    let least = EXPIRED >> (answered * (EXPIRED.trailing_zeros() - UNASSURED));
     let mut best = 0_u64;
     t.lock(bucket);
     let mut way = 0;
@@ -53,7 +59,7 @@ pub fn plant<T: Tables>(t: T, seed: &mut Seed) -> bool {
             let score = flow::score(node, known, known_tag, now) | way as u64;
             if known_tag == tag && flow::is_same(known, entry) {
                 let assumed = read(&raw const (*known).state) & state::TAKEN_UP != 0;
-                best = if assumed || score >= EXPIRED { EXPIRED | way as u64 } else { 0 };
+                best = if assumed && answered != 0 || score >= EXPIRED { EXPIRED | way as u64 } else { 0 };
                 break;
             }
             if score > best {
@@ -66,7 +72,7 @@ pub fn plant<T: Tables>(t: T, seed: &mut Seed) -> bool {
     let way = best & 7;
     // SAFETY: a local value.
     let victim = unsafe { read(&raw const way) } as usize;
-    let planted = best >= 1 << UNASSURED && victim < FLOW_WAYS;
+    let planted = best >= least && victim < FLOW_WAYS;
     if planted {
         // SAFETY: likewise.
         unsafe { flow::put(bucket, victim, tag, entry, last_seen) };

@@ -7,7 +7,7 @@ use std::path::PathBuf;
 
 use aya::programs::links::{FdLink, PinnedLink};
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcHandle};
-use aya::programs::{LinkOrder, ProgramError, SchedClassifier, TcAttachType, tc};
+use aya::programs::{LinkOrder, ProgramError, ProgramId, SchedClassifier, TcAttachType, tc};
 
 use super::load::program;
 use super::{Dataplane, DataplaneError, bpf};
@@ -150,12 +150,26 @@ impl Dataplane {
         self.program_ids.get(hooks.program(direction)).copied()
     }
 
-    /// The ids of the programs on a TCX hook, in the order in which they run.
+    /// The ids of the programs on a TCX hook, in the order in which they run; without those of other layouts' agents, which
+    /// stay until this one's are everywhere.
     ///
     /// # Errors
     /// The device is gone.
     pub fn query(&self, ifindex: u32, direction: Direction) -> std::io::Result<Vec<u32>> {
-        bpf::query(ifindex, direction == Direction::Ingress)
+        let mut ids = bpf::query(ifindex, direction == Direction::Ingress)?;
+        ids.retain(|id| !self.others.contains(id));
+        Ok(ids)
+    }
+
+    /// The place that is first on a hook. An agent of another layout may have a program there, which writes its own stamp:
+    /// where packets are stamped ours comes behind it, so that our programs never judge by the numbers of its slots.
+    fn first(&self, ifindex: u32, attach_type: TcAttachType) -> std::io::Result<LinkOrder> {
+        if attach_type != TcAttachType::Ingress || self.others.is_empty() {
+            return Ok(LinkOrder::first());
+        }
+        let other = bpf::query(ifindex, true)?.into_iter().find(|id| self.others.contains(id));
+        // SAFETY: the kernel has just named it.
+        Ok(other.map_or_else(LinkOrder::first, |id| LinkOrder::after_program_id(unsafe { ProgramId::new(id) })))
     }
 
     /// Takes our programs off a device, which may be gone.
@@ -216,13 +230,13 @@ impl Dataplane {
             self.pins.restore().map_err(|error| error.to_string())?;
         }
         let wanted = self.program_ids.get(name).copied();
-        let is_first =
-            || bpf::query(ifindex, direction == Direction::Ingress).map(|ids| ids.first().copied() == wanted);
         let attach_type = direction.attach_type();
         let first = || TcAttachOptions::TcxOrder(LinkOrder::first());
         if pin.exists() {
             let program = program(&mut self.ebpf, name).map_err(|error| error.to_string())?;
-            if update(program, &pin)? && is_first().map_err(|error| error.to_string())? {
+            let updated = update(program, &pin)?;
+            let ids = self.query(ifindex, direction).map_err(|error| error.to_string())?;
+            if updated && ids.first().copied() == wanted {
                 return self.pins.hold(key).map_err(|error| error.to_string());
             }
             // It is at another place or another device's, and the kernel moves no link. Nothing may pass meanwhile.
@@ -230,24 +244,25 @@ impl Dataplane {
             let guard = closed.attach_with_options(device, attach_type, first()).map_err(|error| explain(&error))?;
             let guard = keep(closed, guard)?;
             self.pins.release(&key);
-            let outcome = self.attach_first(device, name, attach_type, &pin);
+            let outcome = self.attach_first(ifindex, device, name, attach_type, &pin);
             drop(guard);
             outcome?;
         } else {
-            self.attach_first(device, name, attach_type, &pin)?;
+            self.attach_first(ifindex, device, name, attach_type, &pin)?;
         }
         self.pins.hold(key).map_err(|error| error.to_string())
     }
 
     fn attach_first(
         &mut self,
+        ifindex: u32,
         device: &str,
         name: &'static str,
         attach_type: TcAttachType,
         pin: &PathBuf,
     ) -> Result<(), String> {
+        let options = TcAttachOptions::TcxOrder(self.first(ifindex, attach_type).map_err(|error| error.to_string())?);
         let program = program(&mut self.ebpf, name).map_err(|error| error.to_string())?;
-        let options = TcAttachOptions::TcxOrder(LinkOrder::first());
         let id = program.attach_with_options(device, attach_type, options).map_err(|error| explain(&error))?;
         let link = FdLink::try_from(keep(program, id)?).map_err(|error| error.to_string())?;
         link.pin(pin).map(drop).map_err(|error| error.to_string())

@@ -54,6 +54,16 @@ struct Info {
 
 /// The device that a pinned TCX link is on; 0 if it has gone.
 fn device_of(pin: &Path) -> io::Result<u32> {
+    info_of(pin).map(|info| info.ifindex)
+}
+
+/// The id of the program behind a pinned TCX link; 0 if it is another kind.
+pub(super) fn program_of(pin: &Path) -> io::Result<u32> {
+    info_of(pin).map(|info| info.program)
+}
+
+/// What a pinned TCX link says of itself; zeroes if it is another kind.
+fn info_of(pin: &Path) -> io::Result<Info> {
     let path = CString::new(pin.as_os_str().as_bytes())?;
     let get = Get { path: path.as_ptr().expose_provenance() as u64, bpf_fd: 0, file_flags: 0 };
     // SAFETY: the attributes and the path are valid for the call, and of the length given.
@@ -74,5 +84,5 @@ fn device_of(pin: &Path) -> io::Result<u32> {
     if status != 0 {
         return Err(io::Error::last_os_error());
     }
-    if info.kind == BPF_LINK_TYPE_TCX { Ok(info.ifindex) } else { Ok(0) }
+    if info.kind == BPF_LINK_TYPE_TCX { Ok(info) } else { Ok(Info::default()) }
 }

@@ -1,19 +1,19 @@
 //! Loads maps and programs: those that are pinned go on, what is missing is made.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use aya::maps::{Array, MapData, MapInfo};
 use aya::programs::SchedClassifier;
 use aya::{Ebpf, EbpfLoader, Pod, VerifierLogLevel};
-use portcullis_common::layout::{Identity, Meta, RuleName};
+use portcullis_common::layout::{Identity, RuleName, node_flag};
 
 use super::attach::LINKS;
 use super::counters::Counters;
 use super::pins::Pins;
 use super::ranges::RangeTable;
-use super::{DataplaneError, LAYOUT, clock, host, lock, memory};
+use super::{DataplaneError, LAYOUT, clock, host, layouts, lock, memory};
 use crate::state::image::{Image, Memory, Regions, Sizes};
 
 /// The programs and maps, as `cargo xtask build-ebpf` has made them; empty if it has not.
@@ -107,6 +107,9 @@ pub enum Found {
 pub struct Dataplane {
     pub(super) ebpf: Ebpf,
     pub(super) dir: PathBuf,
+    pub(super) pin_dir: PathBuf,
+    /// The programs of agents of other layouts that are on hooks still, by the kernel's numbers.
+    pub(super) others: BTreeSet<u32>,
     pub(super) tcx: bool,
     pub(super) pins: Pins,
     /// The kernel's number of each program, by name.
@@ -142,16 +145,14 @@ impl Dataplane {
         host::raise_memory_limit();
         host::raise_descriptor_limit();
         let dir = settings.pin_dir.join(LAYOUT);
-        let maps = dir.join("maps");
+        let maps = dir.join(layouts::MAPS);
         host::ensure_bpffs(&maps)?;
         let lock = lock::take(&settings.pin_dir)?;
         // An uninstall may have ended in between.
         host::ensure_bpffs(&maps)?;
         host::ensure_bpffs(&dir.join(LINKS))?;
         let namespace = host::namespace_of_this_thread()?;
-        if owner(&settings.pin_dir)?.is_some_and(|owner| owner != namespace) {
-            return Err(DataplaneError::OtherNamespace { path: settings.pin_dir.clone() });
-        }
+        super::check_owner(&settings.pin_dir)?;
         let mut pins = Pins::new(&settings.pin_dir, &dir, lock);
         let found = if maps.join("META").exists() { Found::Adopted } else { Found::Fresh };
         let sizes = sizes_of(&maps, settings.sizes)?;
@@ -180,6 +181,8 @@ impl Dataplane {
         };
         let dataplane = Self {
             dir,
+            pin_dir: settings.pin_dir.clone(),
+            others: layouts::programs(&layouts::others(&settings.pin_dir)),
             tcx: host::has_tcx() && !settings.clsact,
             pins,
             program_ids,
@@ -326,24 +329,25 @@ fn claim(meta: &Arc<dyn Memory>, namespace: u64, dir: &Path) -> Result<(), Datap
     Ok(())
 }
 
-/// Whose pins these are, if there are any.
-pub(super) fn owner(pin_dir: &Path) -> Result<Option<u64>, DataplaneError> {
-    let path = pin_dir.join(LAYOUT).join("maps").join("META");
+/// Whose pins a layout's directory has, if there are any. In every layout that is the first word.
+pub(super) fn owner(layout: &Path) -> Result<Option<u64>, DataplaneError> {
+    let path = layout.join(layouts::MAPS).join("META");
     if !path.exists() {
         return Ok(None);
     }
     let data = MapData::from_pin(&path).map_err(DataplaneError::map("META"))?;
     let meta = memory::map(&data)?;
-    debug_assert_eq!(meta.words().len() * 8, size_of::<Meta>());
     Ok(Some(meta.words()[0].load(std::sync::atomic::Ordering::Relaxed)))
 }
 
-/// Clears the node's flags, if there are tables.
-pub(super) fn disarm(pin_dir: &Path) -> Result<(), DataplaneError> {
-    let path = pin_dir.join(LAYOUT).join("maps").join("NODE");
+/// Clears the flags that count on programs on every device, if there are tables. Replies go on being looked up: programs
+/// that are not taken away yet ask for the exits' word.
+pub(super) fn disarm(layout: &Path) -> Result<(), DataplaneError> {
+    let path = layout.join(layouts::MAPS).join("NODE");
     if path.exists() {
         let data = MapData::from_pin(&path).map_err(DataplaneError::map("NODE"))?;
-        memory::map(&data)?.words()[1].store(0, std::sync::atomic::Ordering::Release);
+        let counted_on = node_flag::ARMED | node_flag::STARTING;
+        memory::map(&data)?.words()[1].fetch_and(!counted_on, std::sync::atomic::Ordering::AcqRel);
     }
     Ok(())
 }

@@ -16,8 +16,7 @@ use crate::state::{LocalId, RuleIdentity, RuleNumber};
 impl Reconciler {
     /// Reads the tables as they are.
     pub(super) fn adopt(&mut self) {
-        self.connections.lifetimes = self.lifetimes();
-        self.image.set_lifetimes(&self.connections.lifetimes);
+        self.follow_lifetimes();
         let mut adopted = BTreeMap::new();
         let mut generations = BTreeMap::new();
         if self.dataplane.found == Found::Adopted && self.image.seed() != 0 {
@@ -121,6 +120,21 @@ impl Reconciler {
         self.rules.known.clone_from(&adopted);
         self.compiler = Compiler::new(numbers, adopted);
         self.compiler.limit_rules(self.dataplane.counters.len());
+    }
+
+    /// Programs of an agent of another layout go, unless a device has none of ours yet: then they are all that judges there,
+    /// and go once it has.
+    pub(super) fn end_other_layouts(&mut self) {
+        if !self.devices.failures.keys().all(|ifindex| self.devices.attached.contains_key(ifindex)) {
+            return;
+        }
+        match self.dataplane.end_other_layouts() {
+            Ok(0) => {}
+            Ok(links) => tracing::info!(links, "took away the programs of an agent of another layout"),
+            Err(error) => {
+                tracing::error!("programs of an agent of another layout still judge by what that knew: {error}")
+            }
+        }
     }
 
     /// Pins of devices that are gone, which nothing else would remove.

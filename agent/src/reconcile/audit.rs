@@ -22,6 +22,7 @@ impl Reconciler {
             return Ok(0);
         }
         let before: u64 = self.health.repairs.values().sum();
+        self.follow_lifetimes();
         // The seed first: every other row is looked up by it.
         let node = self.audit_node();
         self.repaired("node", node);
@@ -82,7 +83,7 @@ impl Reconciler {
             self.image.set_flags(self.flags);
             repaired += 1;
         }
-        let lifetimes = self.lifetimes();
+        let lifetimes = self.connections.lifetimes;
         if self.image.lifetimes() != lifetimes {
             self.image.set_lifetimes(&lifetimes);
             repaired += 1;

@@ -31,6 +31,8 @@ const SIGNS: [u32; 4] =
 const SHARE: u32 = 20;
 /// It is not read again sooner than this.
 const PAUSE: Duration = Duration::from_millis(400);
+/// What was read within this time is true enough for what is about to be isolated.
+const RECENT: Duration = Duration::from_secs(1);
 
 /// When the kernel's connection table is read.
 #[derive(Debug, Default)]
@@ -40,6 +42,8 @@ pub(super) struct Connections {
     /// Idle lifetimes as the programs have them, in jiffies.
     pub(super) lifetimes: [u32; 16],
     not_before: Option<Instant>,
+    /// When that had been done.
+    read: Option<Instant>,
     /// It cannot be read, which has been said.
     failed: bool,
     /// The first packets after the programs were attached may have missed what came between reading and attaching.
@@ -58,6 +62,15 @@ impl Reconciler {
             lifetimes[lifetime as usize] = jiffies.min(limit) as u32;
         }
         lifetimes
+    }
+
+    /// Takes the lifetimes as they are now: whoever sets the kernel's (kube-proxy, after it has started) changes ours.
+    pub(super) fn follow_lifetimes(&mut self) {
+        let lifetimes = self.lifetimes();
+        if lifetimes != self.connections.lifetimes {
+            self.connections.lifetimes = lifetimes;
+            self.image.set_lifetimes(&lifetimes);
+        }
     }
 
     /// Reads the kernel's connection table if the programs' counts show that flows are missing.
@@ -84,6 +97,18 @@ impl Reconciler {
         })
     }
 
+    /// The same, before endpoints are given what asks for it: now, unless that was done a moment ago and doing it again
+    /// would take more than its share of the time. Whoever changes policy all the time would otherwise have nothing else done.
+    pub(super) fn seed_flows_before(&mut self) {
+        let pausing = self.connections.not_before.is_some_and(|time| Instant::now() < time);
+        let recent = self.connections.read.is_some_and(|time| time.elapsed() < RECENT);
+        if pausing && recent {
+            self.connections.once_more = true;
+        } else {
+            self.seed_flows();
+        }
+    }
+
     /// Enters what the kernel's connection table knows of this node's endpoints and the programs do not.
     pub(super) fn seed_flows(&mut self) {
         let begun = Instant::now();
@@ -100,12 +125,14 @@ impl Reconciler {
                 flags: &|address| self.flags_of(address, &translatable),
                 lifetimes: self.connections.lifetimes,
                 jiffies: self.dataplane.jiffies,
+                first: !self.health.synced,
             };
             let seeds = flows::seeds(&connections, &around);
             let planted = self.dataplane.plant(&seeds).map_err(|error| error.to_string())?;
             Ok((connections.len(), seeds.len(), planted))
         });
         let took = begun.elapsed();
+        self.connections.read = Some(begun + took);
         self.connections.not_before = Some(begun + took + PAUSE.max(took * SHARE));
         match outcome {
             Ok((connections, flows, entered)) => {

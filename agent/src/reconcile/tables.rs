@@ -57,7 +57,7 @@ impl Reconciler {
         if first {
             self.take_new_devices(false);
         } else if self.egress_begins() {
-            self.seed_flows();
+            self.seed_flows_before();
         }
         let changed = self.flip();
         self.unconfirmed.extend(&changed);

@@ -25,6 +25,7 @@ mod hooks;
 mod hooks_devices;
 mod input;
 mod ipvs;
+mod layouts;
 mod manifests;
 mod restart;
 mod rewritten;
