@@ -75,7 +75,7 @@ where
 #[test]
 fn what_somebody_else_writes_into_a_table_is_put_right_and_counted() {
     let mut plan = Plan::new(Shape::Routed, &PODS);
-    plan.arguments = ["--audit-interval", "1"].map(str::to_owned).into();
+    plan.arguments = ["--audit-interval", "1", "--max-ranges", "64"].map(str::to_owned).into();
     let cluster = LiveCluster::new(&plan);
     let from = json!([{"podSelector": {"matchLabels": {"pod": "c"}}}, {"ipBlock": {"cidr": "198.18.0.0/15"}}]);
     let spec = json!({
@@ -87,6 +87,11 @@ fn what_somebody_else_writes_into_a_table_is_put_right_and_counted() {
     let ask = |pod: &str| {
         let to = cluster.pod("x/b").v4().unwrap();
         Probe::new(cluster.pod(pod), to, Protocol::Tcp, 80).timeout(std::time::Duration::from_millis(1000)).run()
+    };
+    let gone: Edit = |pins| {
+        drop(change(pins, "ENDPOINTS", |_: u64| 0));
+        // Its revision rises with what is judged again.
+        Box::new(|pins| first(&array::<u64>(pins, "ENDPOINTS")).0 == 0)
     };
     let rows: [(&str, &str, Edit); 18] = [
         ("a profile or verdict has another value", "rows", |pins| {
@@ -135,11 +140,7 @@ fn what_somebody_else_writes_into_a_table_is_put_right_and_counted() {
             texts.set(0, wrong, 0).unwrap();
             Box::new(move |pins| array::<[u64; 48]>(pins, "IDENTITIES").get(&0, 0).unwrap() == right)
         }),
-        ("an endpoint is gone", "endpoints", |pins| {
-            drop(change(pins, "ENDPOINTS", |_: u64| 0));
-            // Its revision rises with what is judged again.
-            Box::new(|pins| first(&array::<u64>(pins, "ENDPOINTS")).0 == 0)
-        }),
+        ("an endpoint is gone", "endpoints", gone),
         ("an endpoint that nobody has", "endpoints", |pins| {
             array::<u64>(pins, "ENDPOINTS").set(900, 1 << 32 | 5, 0).unwrap();
             Box::new(|pins| array::<u64>(pins, "ENDPOINTS").get(&900, 0).unwrap() == 0)
@@ -188,7 +189,17 @@ fn what_somebody_else_writes_into_a_table_is_put_right_and_counted() {
         }),
         ("a rule's name", "rules", |pins| change(pins, "RULES", |_: [u8; 16]| [9; 16])),
     ];
-    for (what, table, edit) in rows {
+    let full = ("an endpoint is gone while a table is full", "endpoints", gone);
+    for (what, table, edit) in rows.into_iter().chain([full]) {
+        if what == full.0 {
+            let peers: Vec<_> = (0..200).map(|i| json!({"ipBlock": {"cidr": format!("198.18.{i}.0/24")}})).collect();
+            let spec = json!({"podSelector": {}, "policyTypes": ["Egress"], "egress": [{"to": peers}]});
+            cluster.manifests.write("large", &[policy("x", "large", &spec)]);
+            agent.await_metrics("a full table", |samples| {
+                let result = [("result", "table-full")];
+                samples.iter().any(|s| s.name == "portcullis_updates_total" && s.has(&result) && s.value > 0.0)
+            });
+        }
         let repairs = || agent.metric("portcullis_table_repairs_total", &[("table", table)]);
         let before = repairs();
         let is_right = edit(agent.pin_dir());
