@@ -10,6 +10,10 @@
 //! of the packets that it was made of: of packets from pods `from_pod` has checked them before netfilter saw them; of
 //! packets from outside the host's reverse-path filter must, as it must for every other use of pods' addresses.
 
+mod inherited;
+#[cfg(test)]
+mod tests;
+
 use std::collections::HashMap;
 use std::net::IpAddr;
 
@@ -17,6 +21,8 @@ use portcullis_common::flow::{CONFIRMED, FlowEntry, FlowKey, lifetime_index, sta
 use portcullis_common::layout::peer;
 use portcullis_common::seed::Seed;
 use portcullis_common::{Address, Stamp};
+
+pub use inherited::Inherited;
 
 /// One direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -60,6 +66,8 @@ pub struct Connection {
     pub progress: Progress,
     /// How many seconds the kernel will remember it if nothing more is sent.
     pub remaining: u32,
+    /// The kernel's number for it (CTA_ID), which tells it from one of the same addresses and ports later.
+    pub id: u32,
 }
 
 /// An endpoint of this node.
@@ -88,6 +96,8 @@ pub struct Surroundings<'a> {
     /// No program has judged a packet yet. Later a datagram that nobody has answered may be one that policy has denied
     /// behind the connection table, which is no flow.
     pub first: bool,
+    /// Connections that endpoints have only by name.
+    pub inherited: &'a Inherited,
 }
 
 /// The flows that endpoints of this node have, as the programs would have stored them.
@@ -106,6 +116,10 @@ impl Surroundings<'_> {
         if unproven || connection.progress == Progress::Over {
             // A connection that nobody has answered begins with its next packet, and so does what comes after one that is
             // over.
+            return [None; 3];
+        }
+        let inherited = [original.source, reply.source].into_iter().filter_map(|address| owners.get(&address));
+        if inherited.into_iter().any(|local| self.inherited.holds(local.incarnation, connection)) {
             return [None; 3];
         }
         let opener = owners.get(&original.source).copied();

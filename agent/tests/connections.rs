@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use portcullis::flows::{Connection, Local, Progress, Surroundings, Tuple, seeds};
+use portcullis::flows::{Connection, Inherited, Local, Progress, Surroundings, Tuple, seeds};
 use portcullis::state::image::Sizes;
 use portcullis::state::memory::MemoryTables;
 use portcullis_common::decide::{self, Packet};
@@ -154,7 +154,14 @@ impl World {
         };
         let endpoints = [local(0, POD, 1), local(1, BACKEND, 2)];
         let lifetimes = [1_000_000; 16];
-        let around = Surroundings { endpoints: &endpoints, flags: &flags, lifetimes, jiffies: 1000, first };
+        let around = Surroundings {
+            endpoints: &endpoints,
+            flags: &flags,
+            lifetimes,
+            jiffies: 1000,
+            first,
+            inherited: &Inherited::default(),
+        };
         let mut seeds = seeds(connections, &around);
         seeds.iter_mut().map(|place| usize::from(seed::plant(&self.tables, place))).sum()
     }
@@ -202,6 +209,7 @@ fn direct(opener: Side, other: Side) -> Connection {
         reply: tuple(other, opener),
         progress: Progress::Established,
         remaining: 432_000,
+        id: 0,
     }
 }
 

@@ -30,6 +30,7 @@ const TUPLE_REPLY: u16 = 2;
 const STATUS: u16 = 3;
 const PROTOINFO: u16 = 4;
 const TIMEOUT: u16 = 7;
+const ID: u16 = 12;
 /// `enum ip_conntrack_status`.
 const SEEN_REPLY: u32 = 1 << 1;
 const ASSURED: u32 = 1 << 2;
@@ -144,7 +145,7 @@ fn number(value: &[u8]) -> Option<u32> {
 
 /// A connection, if it is of a protocol with ports.
 fn connection(bytes: &[u8]) -> Option<Connection> {
-    let (mut original, mut reply, mut status, mut tcp, mut remaining) = (None, None, 0, None, 0);
+    let (mut original, mut reply, mut status, mut tcp, mut remaining, mut id) = (None, None, 0, None, 0, 0);
     for (kind, value) in attributes(bytes) {
         match kind {
             TUPLE_ORIG => original = tuple(value),
@@ -153,6 +154,7 @@ fn connection(bytes: &[u8]) -> Option<Connection> {
             // CTA_PROTOINFO_TCP, CTA_PROTOINFO_TCP_STATE.
             PROTOINFO => tcp = attribute(value, 1).and_then(|info| attribute(info, 1)?.first().copied()),
             TIMEOUT => remaining = number(value)?,
+            ID => id = number(value)?,
             _ => {}
         }
     }
@@ -172,7 +174,7 @@ fn connection(bytes: &[u8]) -> Option<Connection> {
         _ if status & ASSURED != 0 => Progress::Established,
         _ => Progress::Answered,
     };
-    Some(Connection { protocol, original, reply, progress, remaining })
+    Some(Connection { protocol, original, reply, progress, remaining, id })
 }
 
 fn tuple(bytes: &[u8]) -> Option<(u8, Tuple)> {

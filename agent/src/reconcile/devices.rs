@@ -159,6 +159,7 @@ impl Reconciler {
             self.image.put_endpoint(number, endpoint_word(revision, row));
             let slot = Slot { number, link: link.incarnation, id, generation, incarnation, row, content, revision };
             self.slots.used.insert(link.ifindex, slot);
+            self.endpoint_begins(incarnation, link.incarnation);
             if let Err(full) = self.image.put_interface(link.ifindex, interface_kind::ENDPOINT, number) {
                 self.drop_slot(link.ifindex);
                 self.attach(link, Hooks::Endpoint)?;

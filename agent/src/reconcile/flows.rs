@@ -20,7 +20,7 @@ use portcullis_common::tables::Event;
 
 use super::Reconciler;
 use super::slots::Slot;
-use crate::flows::{self, Local, Surroundings};
+use crate::flows::{self, Inherited, Local, Surroundings};
 use crate::netlink;
 use crate::state::flat::address_key;
 
@@ -48,6 +48,10 @@ pub(super) struct Connections {
     failed: bool,
     /// The first packets after the programs were attached may have missed what came between reading and attaching.
     once_more: bool,
+    /// The newest device, by incarnation, when it was first read.
+    newest: u64,
+    /// What newer ones have inherited.
+    inherited: Inherited,
 }
 
 impl Reconciler {
@@ -109,13 +113,51 @@ impl Reconciler {
         }
     }
 
+    /// An endpoint has a slot. If its device has appeared since the connection table was first read, what that holds of its
+    /// addresses until it may use them is another's.
+    pub(super) fn endpoint_begins(&mut self, incarnation: u32, link: u64) {
+        if self.health.synced && link > self.connections.newest {
+            self.connections.inherited.begin(incarnation);
+        }
+    }
+
+    /// Before endpoints that began may use their addresses: what they inherit is read. If that would take more than its share
+    /// of the time it is read soon after, and what they have opened meanwhile counts as inherited: if the programs forget
+    /// such a flow, it is as good as any that the kernel does not know.
+    pub(super) fn read_inherited(&mut self) {
+        let inherited = &self.connections.inherited;
+        if self.owned_addresses().iter().any(|(incarnation, addresses)| inherited.is_unread(*incarnation, addresses)) {
+            if self.connections.not_before.is_some_and(|time| Instant::now() < time) {
+                self.connections.once_more = true;
+            } else {
+                self.seed_flows();
+            }
+        }
+    }
+
+    /// The addresses that each endpoint has or is about to have, by incarnation.
+    fn owned_addresses(&self) -> Vec<(u32, Vec<IpAddr>)> {
+        let desired = &self.compiler.desired().endpoints;
+        let owned = self.slots.used.values().map(|slot| {
+            let policy = slot.id.as_ref().and_then(|id| desired.get(id));
+            let coming = policy.into_iter().flat_map(|policy| policy.addresses.iter().copied());
+            (slot.incarnation, slot.addresses().chain(coming).collect())
+        });
+        owned.collect()
+    }
+
     /// Enters what the kernel's connection table knows of this node's endpoints and the programs do not.
     pub(super) fn seed_flows(&mut self) {
         let begun = Instant::now();
+        if !self.health.synced {
+            self.connections.newest = self.snapshot.links.values().map(|link| link.incarnation).max().unwrap_or(0);
+        }
         // Counted before the table is read: what comes meanwhile is a sign for the next time.
         self.connections.seen = self.signs();
         self.connections.once_more = !self.health.synced;
         let outcome = netlink::connections().map_err(|error| error.to_string()).and_then(|connections| {
+            let owned = self.owned_addresses();
+            self.connections.inherited.read(&connections, &owned);
             let endpoints: Vec<Local> = self.slots.used.values().filter_map(local).collect();
             let ranges = self.known.ranges.iter();
             let translatable: Vec<IpNet> =
@@ -126,6 +168,7 @@ impl Reconciler {
                 lifetimes: self.connections.lifetimes,
                 jiffies: self.dataplane.jiffies,
                 first: !self.health.synced,
+                inherited: &self.connections.inherited,
             };
             let seeds = flows::seeds(&connections, &around);
             let planted = self.dataplane.plant(&seeds).map_err(|error| error.to_string())?;

@@ -59,6 +59,7 @@ impl Reconciler {
         } else if self.egress_begins() {
             self.seed_flows_before();
         }
+        self.read_inherited();
         let changed = self.flip();
         self.unconfirmed.extend(&changed);
         if !confirm {
