@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use comfy_table::{Table, presets};
 
-use super::parts::PARTS;
+use super::parts::parts;
 
 /// What became of one guest.
 #[derive(Clone, Debug, PartialEq)]
@@ -67,10 +67,10 @@ fn failure(guest: &Guest) -> Option<String> {
     if !failed.is_empty() {
         return Some(format!("kernel {}: {} failed", guest.series, failed.join(", ")));
     }
-    if guest.finished && guest.parts.len() == PARTS.len() {
+    if guest.finished && guest.parts.len() == parts().len() {
         return None;
     }
-    let next = PARTS.get(guest.parts.len()).map_or("its end", |part| part.name);
+    let next = parts().get(guest.parts.len()).map_or("its end", |part| part.name);
     Some(format!("kernel {}: it did not come past `{next}`", guest.series))
 }
 
@@ -82,12 +82,12 @@ pub(crate) fn failures(guests: &[Guest]) -> Vec<String> {
 /// Kernels by parts, in seconds.
 pub(crate) fn table(guests: &[Guest]) -> Table {
     let mut table = Table::new();
-    let names = PARTS.iter().map(|part| part.name.to_owned());
+    let names = parts().iter().map(|part| part.name.to_owned());
     table
         .load_style(presets::NOTHING)
         .set_header(["kernel".to_owned()].into_iter().chain(names).chain(["in all".to_owned()]));
     for guest in guests {
-        let cells = (0..PARTS.len()).map(|at| match guest.parts.get(at) {
+        let cells = (0..parts().len()).map(|at| match guest.parts.get(at) {
             None => "-".to_owned(),
             Some(part) if part.passed => format!("{:.0} s", part.seconds),
             Some(part) => format!("FAILED {:.0} s", part.seconds),
@@ -104,7 +104,7 @@ mod tests {
 
     fn console(status: u32, end: bool) -> String {
         let mut said = "SeaBIOS\r\n\u{1b}[2J@@ kernel 5.10.0-46 4.00\r\nverified 5.10 from_pod 24933\r\n".to_owned();
-        for part in &PARTS {
+        for part in parts() {
             said.push_str(&format!("@@ part {} {status} 4.00 9.50\r\n", part.name.replace(' ', "_")));
         }
         if end {
@@ -117,7 +117,7 @@ mod tests {
     fn only_a_guest_whose_parts_all_passed_and_that_ended_has_passed() {
         let took = Duration::from_secs(10);
         let whole = read("5.10", &console(0, true), took);
-        assert_eq!((whole.release.as_deref(), whole.parts.len()), (Some("5.10.0-46"), PARTS.len()));
+        assert_eq!((whole.release.as_deref(), whole.parts.len()), (Some("5.10.0-46"), parts().len()));
         assert_eq!(whole.parts[0].seconds, 5.5);
         assert!(summary(&whole).contains("from_pod 24933"), "{}", summary(&whole));
         let cut = console(0, true).lines().take(4).collect::<Vec<_>>().join("\n");
