@@ -123,10 +123,10 @@ mod tests {
         let cut = console(0, true).lines().take(4).collect::<Vec<_>>().join("\n");
         let rows = [
             (console(0, true), None, "all passed"),
-            (console(1, true), Some(PARTS[0].name), "parts failed"),
+            (console(1, true), Some(parts()[0].name), "parts failed"),
             (console(0, false), Some("its end"), "it stopped before its end"),
-            (cut, Some(PARTS[1].name), "it stopped after the first part"),
-            (String::new(), Some(PARTS[0].name), "it said nothing"),
+            (cut, Some(parts()[1].name), "it stopped after the first part"),
+            (String::new(), Some(parts()[0].name), "it said nothing"),
         ];
         for (said, expected, message) in rows {
             let failures = failures(&[read("5.10", &said, took)]);
