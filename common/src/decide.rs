@@ -357,9 +357,10 @@ fn judge_incoming<T: Tables>(
             } else {
                 rides = rejudge_own_flow(t, endpoint, headers, packet.size, flow)?;
             }
-            // A process of this node answers without passing an exit.
+            // A process of this node answers without passing an exit. And while programs are attached for the first time, the
+            // one that would mark the reply may not be there yet.
             if rides && flow.state & state::CONFIRM != 0 && !stamp.is_reply() && !from_node {
-                return Err(Drop::UNCONFIRMED);
+                accept(stamp.is_none() && has_node_flag(t, node_flag::STARTING), Drop::UNCONFIRMED)?;
             }
             if rides {
                 // What needs the exit's word is counted where that is found, but what a process of this node answers: here,
