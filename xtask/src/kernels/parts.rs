@@ -30,15 +30,15 @@ pub(crate) fn parts() -> &'static [Part] {
 }
 
 const EVERY: [Part; 8] = [
-    Part { name: "load, attach", test: "programs_live", filters: &[], environment: &[], patience: 120 },
+    Part { name: "load, attach", test: "programs_live", filters: &[], environment: &[], patience: 240 },
     Part {
         name: "judges",
         test: "judges_live",
         filters: &["three_judges_agree"],
         environment: &["PORTCULLIS_CLUSTERS=8"],
-        patience: 240,
+        patience: 480,
     },
-    Part { name: "stamp", test: "stamp_live", filters: &[], environment: &[], patience: 240 },
+    Part { name: "stamp", test: "stamp_live", filters: &[], environment: &[], patience: 480 },
     Part {
         name: "services",
         test: "live_policy",
@@ -47,28 +47,28 @@ const EVERY: [Part; 8] = [
             "suite::every_scenario_holds_between_bridged_pods",
         ],
         environment: &["PORTCULLIS_SCENARIOS=25"],
-        patience: 240,
+        patience: 480,
     },
     Part {
         name: "detours",
         test: "live_policy",
         filters: &["detours::a_denied_backend"],
         environment: &["PORTCULLIS_GUEST=1"],
-        patience: 240,
+        patience: 480,
     },
     Part {
         name: "attacks",
         test: "live_policy",
         filters: &["attacks::attacks_on_bridged_pods_fail"],
         environment: &[],
-        patience: 240,
+        patience: 480,
     },
     Part {
         name: "IPVS",
         test: "live_policy",
         filters: &["ipvs::"],
         environment: &["PORTCULLIS_GUEST=1"],
-        patience: 240,
+        patience: 480,
     },
     // Last, since a kernel that has loaded SCTP refuses what the testbed's own SCTP sends.
     Part {
@@ -76,7 +76,7 @@ const EVERY: [Part; 8] = [
         test: "live_policy",
         filters: &["sctp::associations"],
         environment: &["PORTCULLIS_GUEST=1"],
-        patience: 240,
+        patience: 480,
     },
 ];
 
