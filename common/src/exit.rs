@@ -107,7 +107,7 @@ unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, f
 ///
 /// The rule that let the flow out counts the reply here where `to_pod` cannot know it: the client's entry says whether
 /// all backends are allowed by one rule, its packets say so to the exit, and that notes it. After a policy change `to_pod`
-/// leaves every older flow's replies to this: see [`counts_again`].
+/// leaves every older flow's replies to this: see `counts_again`.
 #[inline(always)]
 pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
     let Some(work) = t.work() else { return false };
