@@ -145,6 +145,8 @@ fn judge_outgoing<T: Tables>(
                 }
                 return Ok(());
             }
+            // From here on it opens a flow of its own, and answers none.
+            packet.stamp = Stamp::judged(endpoint.slot, endpoint.generation);
         } else if current {
             flow.state = advance(known, headers, false);
             if known & state::DEFERRED != 0 {
