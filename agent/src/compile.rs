@@ -173,6 +173,8 @@ pub struct Compiler {
     /// How often the tables have settled.
     now: u64,
     settled: bool,
+    /// This compile follows one that had no room.
+    after_refusal: bool,
     /// What the last compile gave was not put in force.
     refused: bool,
     first: bool,
@@ -208,6 +210,7 @@ impl Compiler {
             passing: update::Passing::default(),
             now: 0,
             settled: false,
+            after_refusal: false,
             refused: false,
             first: true,
             own_rows_left: false,
@@ -269,7 +272,10 @@ impl Compiler {
         self.tables.desired.rejudge.clear();
         let sweep = std::mem::take(&mut self.settled);
         let own_rows_left = sweep && std::mem::take(&mut self.own_rows_left);
-        if std::mem::take(&mut self.refused) {
+        // What had no room is in no table: nothing of it is kept for a way that it never began.
+        self.after_refusal = std::mem::take(&mut self.refused);
+        if self.after_refusal {
+            self.classes.end_transits();
             self.forget_refused();
         }
         if sweep {

@@ -90,7 +90,7 @@ impl Compiler {
         let concerned = self.addresses.concerned(changed, changed_ranges, &moves, &self.ranges, &self.classes);
         let mut transits = FxHashMap::default();
         let mut superseded = BTreeSet::new();
-        let flips = self.sets.has_frozen();
+        let flips = self.sets.has_frozen() && !self.after_refusal;
         if flips {
             let pairs = self.addresses.pairs(&concerned, &self.ranges, &self.classes, &self.tables);
             for pair in pairs {
@@ -98,7 +98,14 @@ impl Compiler {
             }
             classes.extend(transits.values());
         }
-        let shown = self.addresses.show(concerned, &transits, flips, &self.ranges, &self.classes, &mut self.tables);
+        let shown = self.addresses.show(
+            concerned,
+            &transits,
+            flips && !self.after_refusal,
+            &self.ranges,
+            &self.classes,
+            &mut self.tables,
+        );
         self.supersede(superseded, outcome);
         Changes { shown, classes, ports, ranges }
     }
