@@ -22,7 +22,7 @@ pub(crate) const PROGRAMS: [(&str, &[&str]); 1] =
 const ALL: &str = "PORTCULLIS_KERNEL_PARTS";
 
 /// How many of [`EVERY`] fit into CI's time: those that say most of a kernel.
-const USUAL: usize = 4;
+const USUAL: usize = 3;
 
 /// The parts that are to run.
 pub(crate) fn parts() -> &'static [Part] {
