@@ -49,8 +49,8 @@ impl Families<'_> {
         let sums = series::sums(&figures.rules);
         self.counters(
             "portcullis_policy_packets",
-            "Packets that a policy decided, by the rule that did: its index, isolation, self or own-node. Segments that \
-             the kernel handles as one packet count once.",
+            "Packets that a policy decided, by the rule that did: its index, isolation, self or own-node. A packet that \
+             becomes several segments counts as those.",
             None,
             sums.iter().map(|(rule, (packets, _))| (series::labels(rule), *packets)),
         )?;
