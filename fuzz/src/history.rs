@@ -15,18 +15,26 @@ pub(crate) struct History {
     views: HashSet<View>,
     /// Datagrams of which a first fragment has passed: source, destination, protocol, identification.
     datagrams: HashSet<(IpAddr, IpAddr, u32)>,
+    /// Datagrams of which a first fragment has been met, whatever became of it.
+    begun: HashSet<(IpAddr, IpAddr, u32)>,
 }
 
 impl History {
+    /// A packet has been judged at some hook.
+    pub(crate) fn met(&mut self, frame: &[u8]) {
+        self.begun.extend(datagram_begun(frame));
+    }
+
+    /// Whether the packet is a first fragment, and another of its datagram's name has been met.
+    pub(crate) fn has_begun(&self, frame: &[u8]) -> bool {
+        datagram_begun(frame).is_some_and(|datagram| self.begun.contains(&datagram))
+    }
+
     /// A packet has passed some hook.
     pub(crate) fn passed(&mut self, frame: &[u8]) {
         let Reading::Ip(Some(packet)) = reading(frame, 14) else { return };
         self.views.extend(views(&packet));
-        if let Some(fragment) = packet.fragment
-            && fragment.offset == 0
-        {
-            self.datagrams.insert((packet.from, packet.to, fragment.id));
-        }
+        self.datagrams.extend(datagram_begun(frame));
     }
 
     /// Whether something has passed that this may ride on: the same flow's packet in either direction, the first fragment
@@ -45,6 +53,13 @@ impl History {
         let known = |packet: &IpReading<'_>| views(packet).iter().any(|view| self.views.contains(view));
         known(&packet) || error.is_some_and(|quoted| known(&quoted))
     }
+}
+
+/// Source, destination and identification of the datagram whose first fragment this is.
+fn datagram_begun(frame: &[u8]) -> Option<(IpAddr, IpAddr, u32)> {
+    let Reading::Ip(Some(packet)) = reading(frame, 14) else { return None };
+    let fragment = packet.fragment.filter(|fragment| fragment.offset == 0)?;
+    Some((packet.from, packet.to, fragment.id))
 }
 
 fn views(packet: &IpReading<'_>) -> [View; 2] {

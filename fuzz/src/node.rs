@@ -185,6 +185,7 @@ impl Node {
         self.check(arrival, fate, again, fresh).map_err(|what| {
             format!("{what}\n{arrival:02x?}\nbecame {fate:?}, then {again:?}, without history {fresh:?}")
         })?;
+        self.history.met(&arrival.frame);
         if fate.is_ok() {
             self.history.passed(&arrival.frame);
         }
@@ -210,8 +211,10 @@ impl Node {
     }
 
     fn check(&self, arrival: &Arrival, fate: Fate, again: Fate, fresh: Fate) -> Result<(), String> {
-        // A first fragment that contradicts another is dropped once; after that its number is the new datagram's.
-        if fate != again && fate != Err(Drop::OVERLAP) {
+        // A first fragment that contradicts another is dropped once by each hook that kept the other; after that its number
+        // is the new datagram's.
+        let contradicts = fate == Err(Drop::OVERLAP) && self.history.has_begun(&arrival.frame);
+        if fate != again && !contradicts {
             return Err("the same packet has another fate the second time".to_owned());
         }
         let said = expected(&arrival.frame, 14);
@@ -220,7 +223,7 @@ impl Node {
         let protocol = said.upper.map_or(0, |upper| upper.protocol);
         // REPLY alone does nothing for a packet that opens a flow.
         let plain = |fate: Fate| fate.map(|stamp| (stamp.provenance(), stamp.is_deferred()));
-        if opens && plain(fate) != plain(fresh) {
+        if opens && !contradicts && plain(fate) != plain(fresh) {
             return Err("a packet that opens a flow is judged by what was before".to_owned());
         }
         if fate.is_ok() && fresh.is_err() && !self.history.knows(&arrival.frame) {
