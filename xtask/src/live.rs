@@ -61,6 +61,7 @@ pub(crate) fn run(limit: Duration) -> Result<Outcome> {
 
 fn command(package: &str, tests: &[String], privilege: Privilege) -> Command {
     let mut command = workspace::cargo();
+    workspace::repeatably(&mut command);
     command.args(["test", "--package", package, "--features", FEATURE]);
     for test in tests {
         command.args(["--test", test]);

@@ -88,7 +88,10 @@ fn doc(limit: Duration) -> Result<Outcome> {
 
 fn test(limit: Duration) -> Result<Outcome> {
     // The packet programs are built for BPF only; on the host there is nothing of theirs to run.
-    passed(workspace::cargo().args(["test", "--workspace", "--exclude", "portcullis-ebpf"]), limit)
+    passed(
+        workspace::repeatably(&mut workspace::cargo()).args(["test", "--workspace", "--exclude", "portcullis-ebpf"]),
+        limit,
+    )
 }
 
 fn passed(command: &mut Command, limit: Duration) -> Result<Outcome> {

@@ -21,6 +21,16 @@ pub(crate) fn cargo() -> Command {
     command
 }
 
+/// Has property tests try the same cases each time, so that what was watched passing passes again, and a failure is the
+/// change's own. Plain `cargo test` and `cargo xtask fuzz` look for new cases; what they find is saved as a regression.
+pub(crate) fn repeatably(command: &mut Command) -> &mut Command {
+    const SEED: &str = "PROPTEST_RNG_SEED";
+    if std::env::var_os(SEED).is_none() {
+        command.env(SEED, "1");
+    }
+    command
+}
+
 /// What cargo knows of the workspace's own packages.
 pub(crate) struct Metadata(Value);
 
