@@ -57,9 +57,9 @@ fn own() -> Result<(Vec<Hierarchy>, bool)> {
 
 /// The folders that a machine needs, parents first, made or not.
 pub(super) fn folders(machine: Machine) -> Result<Vec<PathBuf>> {
-    let (all, is_alone) = own()?;
-    let mounted = all.iter().filter(|hierarchy| hierarchy.mount(is_alone).exists());
-    Ok(mounted
+    let Mounted { there, is_alone } = mounted()?;
+    Ok(there
+        .iter()
         .flat_map(|hierarchy| {
             let parent = hierarchy.base(is_alone).join(PARENT);
             [parent.clone(), parent.join(machine.name())]
@@ -101,15 +101,26 @@ pub(super) fn enter(machine: Machine) -> Result<()> {
     Ok(())
 }
 
-/// Mounts the hierarchies anew, as a process in a namespace of its own sees them.
-pub(super) fn mount_own() -> Result<()> {
+/// The hierarchies of this machine, as they are mounted.
+pub(super) struct Mounted {
+    there: Vec<Hierarchy>,
+    is_alone: bool,
+}
+
+/// Asks for what is mounted, which must be done before `/sys` is mounted anew.
+pub(super) fn mounted() -> Result<Mounted> {
     let (all, is_alone) = own()?;
+    Ok(Mounted { there: all.into_iter().filter(|hierarchy| hierarchy.mount(is_alone).exists()).collect(), is_alone })
+}
+
+/// Mounts the hierarchies anew, as a process in a namespace of its own sees them.
+pub(super) fn mount_own(mounted: &Mounted) -> Result<()> {
     let cgroup = |kind: &str, place: &Path, options: Option<&str>| {
         fs::create_dir_all(place)?;
         mount(Some("cgroup"), place, Some(kind), MsFlags::empty(), options)
             .with_context(|| format!("cannot mount {}", place.display()))
     };
-    if is_alone {
+    if mounted.is_alone {
         cgroup("cgroup2", Path::new(MOUNTS), None)?;
         // Only a group without processes may pass controllers on.
         let place = Path::new(MOUNTS).join("init");
@@ -118,10 +129,8 @@ pub(super) fn mount_own() -> Result<()> {
         pass_on_controllers(Path::new(MOUNTS));
         return Ok(());
     }
-    // What is there is asked for before it is covered.
-    let there: Vec<&Hierarchy> = all.iter().filter(|hierarchy| hierarchy.mount(false).exists()).collect();
     mount(Some("cgroup"), MOUNTS, Some("tmpfs"), MsFlags::empty(), Some("mode=755")).context("cannot mount a tmpfs")?;
-    for hierarchy in there {
+    for hierarchy in &mounted.there {
         let place = hierarchy.mount(false);
         match hierarchy.controllers.as_str() {
             "" => cgroup("cgroup2", &place, None)?,

@@ -18,10 +18,13 @@ use super::{cgroups, control, node, supervise};
 /// The copy of this program that the cluster runs, since the one that cargo builds may be replaced at any time.
 pub(super) const PROGRAM: &str = "xtask";
 
-/// Forwarding, and what would drop packets whose way back is another.
-const SYSCTLS: [(&str, &str); 6] = [
+/// Forwarding, what would drop packets whose way back is another, and what would keep an interface from asking for its
+/// neighbours during its first second.
+const SYSCTLS: [(&str, &str); 8] = [
     ("net/ipv4/ip_forward", "1"),
     ("net/ipv6/conf/all/forwarding", "1"),
+    ("net/ipv6/conf/all/accept_dad", "0"),
+    ("net/ipv6/conf/default/accept_dad", "0"),
     ("net/ipv4/conf/all/rp_filter", "0"),
     ("net/ipv4/conf/default/rp_filter", "0"),
     // Present with the module br_netfilter only; kube-proxy needs them where pods hang on a bridge.
@@ -111,9 +114,10 @@ fn mount_own() -> Result<()> {
     // Shared within, so that what kubelet mounts for one pod reaches others that ask for it.
     mount(None::<&str>, "/", None::<&str>, MsFlags::MS_SHARED | MsFlags::MS_REC, None::<&str>)
         .context("cannot share mounts within")?;
+    let hierarchies = cgroups::mounted()?;
     fresh("proc", "/proc", None)?;
     fresh("sysfs", "/sys", None)?;
-    cgroups::mount_own()?;
+    cgroups::mount_own(&hierarchies)?;
     fresh("bpf", "/sys/fs/bpf", None)?;
     // Not every kernel has it, and only debugging needs it.
     let _ = fresh("tracefs", "/sys/kernel/tracing", None);
