@@ -19,6 +19,7 @@ mod portcullis;
 mod state;
 mod status;
 mod supervise;
+mod trials;
 mod up;
 
 use std::path::{Path, PathBuf};
@@ -55,6 +56,8 @@ enum Task {
     Down,
     /// Say what is up
     Status,
+    /// Try Portcullis out on a cluster: on the one that is up, or on one that goes afterwards
+    Test(Test),
     /// Run a command on a machine: control, node1, node2 and so on
     Shell {
         machine: String,
@@ -93,6 +96,20 @@ struct Up {
     image: Option<PathBuf>,
 }
 
+/// What to try.
+#[derive(clap::Args)]
+struct Test {
+    /// Only these trials
+    #[arg(value_name = "TRIAL")]
+    trials: Vec<String>,
+    /// Install Portcullis as this archive has it, instead of building one
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Leave the cluster up
+    #[arg(long)]
+    keep: bool,
+}
+
 /// Carries it out. What is built is built as the caller; clusters are made as root.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let cache = arguments.cache.as_deref();
@@ -109,6 +126,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Task::Up(wanted) => bring_up(cache, wanted),
         Task::Down => as_root(cache, &["down".into()], down::remove),
         Task::Status => as_root(cache, &["status".into()], status::show),
+        Task::Test(wanted) => try_out(cache, wanted),
         Task::Shell { machine, command } => {
             let words = [&["shell".into(), machine.clone()], command.as_slice()].concat();
             as_root(cache, &words, || shell(machine, command))
@@ -145,6 +163,36 @@ fn bring_up(cache: Option<&Path>, wanted: &Up) -> Result<()> {
     eprintln!("{}; kubectl is {}", up::describe(&plan), binaries.join("kubectl").display());
     say(&format!("export KUBECONFIG={}", state::kubeconfig().display()));
     Ok(())
+}
+
+fn try_out(cache: Option<&Path>, wanted: &Test) -> Result<()> {
+    let Some(privilege) = Privilege::find() else { bail!(NEEDS_ROOT) };
+    up::ensure_packages()?;
+    let binaries = binaries::ensure(cache, false)?;
+    let images = images::ensure(&binaries)?;
+    let image = match &wanted.image {
+        Some(image) => std::path::absolute(image)?,
+        None => portcullis::build_image()?,
+    };
+    if privilege == Privilege::Sudo {
+        let mut words = vec!["test".to_owned(), format!("--image={}", image.display())];
+        words.extend(wanted.keep.then(|| "--keep".to_owned()));
+        words.extend(wanted.trials.iter().cloned());
+        return by_sudo(cache, &words);
+    }
+    let there = State::read()?.filter(State::is_up);
+    let plan =
+        there.as_ref().map_or(Plan { nodes: 2, cni: Cni::default(), proxy: Proxy::default() }, |state| state.plan);
+    let outcome = up::up(plan, &up::Parts { binaries: &binaries, images: vec![images, image] })
+        .and_then(|(state, kubectl)| {
+            portcullis::install(&kubectl)?;
+            Ok(trials::Stand { state, kubectl })
+        })
+        .and_then(|stand| trials::run(&stand, &wanted.trials));
+    if there.is_none() && !wanted.keep {
+        down::remove()?;
+    }
+    outcome
 }
 
 fn word_of(value: impl clap::ValueEnum) -> String {

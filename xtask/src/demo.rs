@@ -5,7 +5,7 @@
 
 mod agent;
 mod cluster;
-mod counters;
+pub(crate) mod counters;
 mod dgraph;
 mod manifests;
 mod prepare;
