@@ -6,10 +6,10 @@
 mod agent;
 mod cluster;
 pub(crate) mod counters;
-mod dgraph;
+pub(crate) mod dgraph;
 mod manifests;
 mod prepare;
-mod pydgraph;
+pub(crate) mod pydgraph;
 mod ready;
 mod report;
 mod scenario;

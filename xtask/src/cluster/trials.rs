@@ -19,6 +19,8 @@ use anyhow::{Result, bail};
 use super::kubectl::Kubectl;
 use super::state::State;
 
+pub(super) use space::eventually;
+
 /// What trials work on.
 pub(super) struct Stand {
     pub(super) state: State,

@@ -225,7 +225,7 @@ fn targets(addresses: Vec<IpAddr>, port: u16) -> Vec<Target> {
 }
 
 /// Tries until it succeeds; then the last reason.
-pub(super) fn eventually(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
+pub(in super::super) fn eventually(what: &str, mut attempt: impl FnMut() -> Result<()>) -> Result<()> {
     let deadline = Instant::now() + PATIENCE;
     loop {
         match attempt() {
