@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod evaluate;
 pub mod flows;
 pub mod index;
+pub mod logging;
 pub mod manifests;
 pub mod metrics;
 pub mod model;

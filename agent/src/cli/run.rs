@@ -18,11 +18,14 @@ pub const LISTEN: &str = "127.0.0.1:9470";
 /// Enforce the policies of a folder of manifests on this node's pods, until told to stop; enforcement stays then.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
+    /// Print the settings that hold, as YAML, with where each comes from, and end.
+    #[arg(long)]
+    pub print_config: bool,
     /// The folder of manifests to follow.
-    #[arg(long, value_name = "DIR", env = "PORTCULLIS_MANIFESTS")]
+    #[arg(long, value_name = "DIR")]
     pub manifests: PathBuf,
-    /// Only pods whose spec.nodeName is this (or that have none) are this node's.
-    #[arg(long, value_name = "NAME", env = "PORTCULLIS_NODE_NAME")]
+    /// Only pods whose spec.nodeName is this (or that have none) are this node's. Without it every pod may be.
+    #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// The only devices, besides pods' veths, where packets leave this node. May be given several times. Default: every
     /// device that qualifies.
