@@ -182,6 +182,20 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     Ok(())
 }
 
+/// Completes at SIGTERM or SIGINT.
+///
+/// # Errors
+/// Signals cannot be received.
+pub async fn told_to_end() -> Result<(), AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
 /// Why the folder is not followed any more.
 async fn ended(follower: &mut JoinHandle<Result<(), ManifestError>>) -> AppError {
     match follower.await {

@@ -71,8 +71,20 @@ fn uninstall(args: &UninstallArgs) -> ExitCode {
         Ok(removed) => {
             let text = format!("removed {} links and {} maps\n", removed.links, removed.maps);
             drop(io::stdout().write_all(text.as_bytes()));
-            ExitCode::SUCCESS
+            if args.stay { stay() } else { ExitCode::SUCCESS }
         }
+        Err(error) => fail(&error),
+    }
+}
+
+/// Does nothing until SIGTERM or SIGINT. The first process of a container gets neither unless it asks for them.
+fn stay() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(app::told_to_end()) {
+        Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
 }
