@@ -222,6 +222,20 @@ async fn end(stop: oneshot::Sender<()>, serving: JoinHandle<()>) {
     drop(serving.await);
 }
 
+/// Completes at SIGTERM or SIGINT.
+///
+/// # Errors
+/// Signals cannot be received.
+pub async fn told_to_end() -> Result<(), AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
 /// The reconciler, and what the agent counts itself.
 struct Agent {
     reconciler: Reconciler,

@@ -314,6 +314,9 @@ pub struct UninstallArgs {
     /// Where pins are kept.
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
+    /// When everything is removed, do nothing until told to end: for a DaemonSet that has taken the agents' place.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 #[cfg(test)]
