@@ -14,11 +14,10 @@
 #[path = "stamp/witness.rs"]
 mod witness;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
-use std::os::fd::AsRawFd as _;
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
-use etherparse::PacketBuilder;
+use etherparse::{IpNumber, PacketBuilder};
 use portcullis_testbed::{
     BRIDGE, Host, Masquerade, Pod, PodOptions, Protocol, Proxy, Service, Shape, Testbed, TestbedOptions,
     br_netfilter_available,
@@ -31,12 +30,27 @@ const CLASS: u16 = 0x0777;
 const PAYLOAD: usize = 700;
 const PATIENCE: Duration = Duration::from_secs(60);
 
-/// An IPv6 destination options header of 240 bytes, filled by PadN (RFC 8200, section 4.2), after which the kernel cannot
-/// fragment a datagram again as it was.
-fn long_options() -> Vec<u8> {
-    let mut options = vec![0; 240];
-    options[1..4].copy_from_slice(&[29, 1, 236]);
-    options
+/// Bytes of a fragment's payload.
+const FRAGMENT: usize = 1448;
+
+/// A datagram in fragments the first of which begins with 240 bytes of destination options, PadN (RFC 8200, section 4.2):
+/// as if they had stood before the fragment header, of which there is then no room for as much in each.
+fn fragments_with_long_options(hop: ([u8; 6], [u8; 6]), from: Ipv6Addr, to: Ipv6Addr) -> Vec<Vec<u8>> {
+    let mut datagram = vec![0; 240];
+    datagram[..4].copy_from_slice(&[17, 29, 1, 236]);
+    let length = 3008_u16;
+    datagram.extend([4000_u16, 9, length, 0].map(u16::to_be_bytes).concat());
+    datagram.resize(240 + usize::from(length), 7);
+    let pieces = datagram.chunks(FRAGMENT).enumerate().map(|(at, piece)| {
+        let more = (at + 1) * FRAGMENT < datagram.len();
+        let offset = (at * FRAGMENT) as u16 | u16::from(more);
+        let header = [&[60, 0][..], &offset.to_be_bytes(), &0x0bad_cafe_u32.to_be_bytes()].concat();
+        let builder = PacketBuilder::ethernet2(hop.0, hop.1).ipv6(from.octets(), to.octets(), 64);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, IpNumber::IPV6_FRAGMENTATION_HEADER, &[&header, piece].concat()).unwrap();
+        frame
+    });
+    pieces.collect()
 }
 
 /// Which device the packet was received by last, as the exit sees it.
@@ -100,7 +114,7 @@ impl Road {
     /// Sends a datagram of a host's.
     fn send_of(&self, from: &Host, to: SocketAddr, payload: usize, exit: &str, packets: usize) -> Vec<Seen> {
         self.witness.forget();
-        send(from, to, payload, &[]);
+        send(from, to, payload);
         self.await_seen(to, payload, exit, packets)
     }
 
@@ -166,9 +180,16 @@ impl Road {
 
     /// IPv6 that conntrack has put together, and that the kernel cannot take apart again as it was, has lost its index.
     fn expect_index_lost_when_rebuilt(&self, target: &Pod, exit: &str) {
-        let to = SocketAddr::new(target.v6().unwrap().into(), 9);
+        let (own, to) = (self.client.v6().unwrap(), target.v6().unwrap());
+        let gateway = match self.bed.node(0).mac(BRIDGE) {
+            Ok(mac) => mac,
+            Err(_) => self.bed.node(0).mac(self.client.veth()).unwrap(),
+        };
         self.witness.forget();
-        send(&self.client, to, 3000, &long_options());
+        for frame in fragments_with_long_options((self.client.mac("eth0").unwrap(), gateway), own, to) {
+            self.client.inject("eth0", &frame).unwrap();
+        }
+        let to = SocketAddr::new(to.into(), 9);
         let seen = self.await_seen(to, 3000, exit, 2);
         self.check("in fragments with long options", to, &seen, STAMP, Index::Lost);
     }
@@ -178,17 +199,9 @@ impl Road {
     }
 }
 
-/// Sends a datagram, over IPv6 with this header between.
-fn send(from: &Host, to: SocketAddr, payload: usize, destination_options: &[u8]) {
+fn send(from: &Host, to: SocketAddr, payload: usize) {
     let sent = from.namespace().run(|| {
         let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-        if !destination_options.is_empty() {
-            let (bytes, length) = (destination_options.as_ptr().cast(), destination_options.len() as libc::socklen_t);
-            // SAFETY: the bytes outlive the call, which copies them.
-            let status =
-                unsafe { libc::setsockopt(socket.as_raw_fd(), libc::IPPROTO_IPV6, libc::IPV6_DSTOPTS, bytes, length) };
-            assert_eq!(status, 0, "{}", std::io::Error::last_os_error());
-        }
         socket.send_to(&vec![7; payload], to)?;
         Ok(())
     });

@@ -141,7 +141,7 @@ fn exchange_keys(cluster: &LiveCluster) {
     for (own, other) in [(0, 1), (1, 0)] {
         let endpoint = format!("{}:{WIREGUARD_PORT}", nodes[other].v4().unwrap());
         let port = WIREGUARD_PORT.to_string();
-        let device = ["set", "wg0", "listen-port", &port, "private-key", "/dev/stdin"];
+        let device = ["set", "wg0", "listen-port", &port, "private-key", "/proc/self/fd/0"];
         let peer = ["peer", &public[other], "endpoint", &endpoint, "allowed-ips", "0.0.0.0/0,::/0"];
         wg(own, &[&device[..], &peer[..]].concat(), &private[own]);
     }
