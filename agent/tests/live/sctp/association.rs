@@ -139,8 +139,12 @@ impl Association {
         // SAFETY: everything that the message points to outlives the call, and is as long as it is said to be.
         let length = unsafe { libc::recvmsg(self.0.as_raw_fd(), &raw mut message, 0) };
         match usize::try_from(length) {
-            Err(_) => Received::Nothing(nix::errno::Errno::last()),
             Ok(0) => Received::End,
+            Err(_) => match nix::errno::Errno::last() {
+                // The handshake of the shutdown may be over by now; an abort would be ECONNRESET.
+                nix::errno::Errno::ENOTCONN => Received::End,
+                other => Received::Nothing(other),
+            },
             Ok(length) => {
                 let is_told = control.header.cmsg_type == libc::SCTP_RCVINFO && message.msg_controllen > 0;
                 assert!(is_told, "a message of {length} bytes came without the number of its stream");
