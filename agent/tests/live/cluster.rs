@@ -95,7 +95,11 @@ impl LiveCluster {
                     .backend(pod, port)
             })
         });
-        bed.services(services).unwrap();
+        // Without any, no rule makes the nodes track connections.
+        let services: Vec<Service> = services.collect();
+        if !services.is_empty() {
+            bed.services(services).unwrap();
+        }
         let scratch = tempfile::tempdir().unwrap();
         let bridged_around_services = plan.bed.shape == Shape::Bridged && !plan.bed.br_netfilter;
         let manifests = Manifests::new();
@@ -218,6 +222,11 @@ impl LiveCluster {
         for agent in &self.agents {
             agent.await_metrics(fence, |samples| samples.iter().any(|sample| sample.has(&[("policy_name", fence)])));
         }
+    }
+
+    /// Whether every agent enforces what was written no later than this fence.
+    pub(crate) fn has_passed(&self, fence: &str) -> bool {
+        self.agents.iter().all(|agent| agent.metrics().iter().any(|sample| sample.has(&[("policy_name", fence)])))
     }
 
     /// Asks for every cell of a table, at the Service's and the pod's addresses of both families, and describes what is
