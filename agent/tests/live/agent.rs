@@ -10,7 +10,7 @@ use portcullis_testbed::{Node, Process, SERVICE_RANGE_V4, SERVICE_RANGE_V6};
 use serde_json::Value;
 
 /// How long the agent may take for anything: the machine may be busy, or emulated on a busy one. Only failures cost it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Sizes of tables that have room for what tests do. Where everything is emulated, the default's pages take longer to clear
 /// and to read than the rest of an agent's start, but for what the verifier does.

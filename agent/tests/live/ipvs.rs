@@ -42,22 +42,24 @@ fn backends<'a>(cluster: &'a LiveCluster, service: usize) -> Vec<&'a Pod> {
 
 /// What kube-proxy does on a node, but for masquerade.
 fn install(cluster: &LiveCluster, node: &Namespace) {
-    node.ip(["link add kube-ipvs0 type dummy"]).unwrap();
     node.sysctl("net/ipv4/vs/conntrack", "1").unwrap();
-    let ipvsadm = |arguments: &[&str]| drop(node.tool("ipvsadm", arguments).unwrap());
+    let mut devices = vec!["link add kube-ipvs0 type dummy".to_owned()];
+    let mut rules = String::new();
     for service in 0..SERVICES.len() {
         for vip in vips(service) {
-            node.ip([format!("addr add {vip} dev kube-ipvs0")]).unwrap();
+            devices.push(format!("addr add {vip} dev kube-ipvs0"));
             for (flag, _) in PROTOCOLS {
-                let front = SocketAddr::new(vip, PORT).to_string();
-                ipvsadm(&["-A", flag, &front, "-s", "rr"]);
+                let front = SocketAddr::new(vip, PORT);
+                rules.push_str(&format!("-A {flag} {front} -s rr\n"));
                 for pod in backends(cluster, service) {
                     let own = pod.addresses().into_iter().find(|own| own.is_ipv4() == vip.is_ipv4()).unwrap();
-                    ipvsadm(&["-a", flag, &front, "-r", &SocketAddr::new(own, TARGET).to_string(), "-m"]);
+                    rules.push_str(&format!("-a {flag} {front} -r {} -m\n", SocketAddr::new(own, TARGET)));
                 }
             }
         }
     }
+    node.ip(devices).unwrap();
+    node.tool_with_input("ipvsadm", &["--restore"], &rules).unwrap();
 }
 
 fn objects(cluster: &LiveCluster) -> Vec<Value> {

@@ -96,13 +96,13 @@ fn policies(port: u16) -> Vec<Value> {
 }
 
 fn ways(cluster: &LiveCluster) -> Vec<Way> {
-    let mut ways = Vec::new();
+    let (mut ways, mut services) = (Vec::new(), Vec::new());
     for (at, server) in (0..).zip(["x/b", "y/b"]) {
         let pod = cluster.pod(server);
         let vips: [IpAddr; 2] = [[10, 0, 7, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 7, at.into()].into()];
         for (port, front) in PORTS.into_iter().zip([FRONT, FRONT + 1]) {
             let service = Service::new(&format!("x/sctp-{at}-{port}")).port(Protocol::Sctp, front);
-            cluster.expose(vips.into_iter().fold(service, Service::vip), port, &[pod]);
+            services.push((vips.into_iter().fold(service, Service::vip), port, vec![pod]));
         }
         let direct = pod.addresses().into_iter().map(|to| (to, false));
         ways.extend(direct.chain(vips.map(|to| (to, true))).map(|(to, translated)| {
@@ -110,6 +110,7 @@ fn ways(cluster: &LiveCluster) -> Vec<Way> {
             Way { what, to, translated, is_near: server == "x/b" }
         }));
     }
+    cluster.expose_all(services);
     ways
 }
 

@@ -175,11 +175,12 @@ fn sent_by(cluster: &LiveCluster, node: usize, tunnel: Tunnel) -> u64 {
 fn what_goes_through_a_tunnel_is_judged_once_and_pods_have_none_of_their_own() {
     let tunnels: Vec<Tunnel> = Tunnel::ALL.into_iter().filter(|tunnel| tunnel.is_there()).collect();
     let mut cluster = LiveCluster::new(&Plan { agents: false, ..Plan::new(Shape::Routed, &PODS) });
-    for (at, server) in (0..).zip(["y/b", "y/c"]) {
+    let silent = (0..).zip(["y/b", "y/c"]).map(|(at, server)| {
         let vips: [IpAddr; 2] = [[10, 0, 11, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0xb, at.into()].into()];
         let service = Service::new(&format!("x/silent-{at}")).port(Protocol::Udp, SILENT + 1);
-        cluster.expose(vips.into_iter().fold(service, Service::vip), SILENT, &[cluster.pod(server)]);
-    }
+        (vips.into_iter().fold(service, Service::vip), SILENT, vec![cluster.pod(server)])
+    });
+    cluster.expose_all(silent.collect());
     // What pods wrap does arrive where nobody enforces, and everybody reaches everybody.
     for tunnel in &tunnels {
         tunnel.plumb(&cluster);

@@ -60,51 +60,51 @@ pub(crate) fn names() -> impl Iterator<Item = &'static str> {
 const GUEST: &[&str] = &["PORTCULLIS_GUEST=1"];
 
 const ALL: [Part; 9] = [
-    Part { name: "load", test: "programs_live", filters: &[], environment: &[], patience: 240, usual: EVERY },
+    Part { name: "load", test: "programs_live", filters: &[], environment: &[], patience: 600, usual: EVERY },
     Part {
         name: "judges",
         test: "judges_live",
         filters: &["three_judges_agree"],
         environment: &["PORTCULLIS_CLUSTERS=8"],
-        patience: 480,
+        patience: 900,
         usual: EVERY,
     },
-    Part { name: "stamp", test: "stamp_live", filters: &[], environment: &[], patience: 480, usual: EVERY },
+    Part { name: "stamp", test: "stamp_live", filters: &[], environment: &[], patience: 900, usual: EVERY },
     Part {
         name: "services",
         test: "live_policy",
         filters: &["rewritten::routed_by_iptables_nft"],
         environment: GUEST,
-        patience: 600,
-        usual: &[],
+        patience: 900,
+        usual: ENDS,
     },
     Part {
         name: "detours",
         test: "live_policy",
         filters: &["detours::a_denied_backend", "detours::a_node_port"],
         environment: GUEST,
-        patience: 480,
-        usual: &[],
+        patience: 900,
+        usual: ENDS,
     },
     Part {
         name: "attacks",
         test: "live_policy",
         filters: &["attacks::attacks_on_bridged_pods_fail"],
         environment: GUEST,
-        patience: 480,
-        usual: &[],
+        patience: 900,
+        usual: ENDS,
     },
     Part {
         name: "tunnels",
         test: "live_policy",
         filters: &["tunnels::"],
         environment: GUEST,
-        patience: 480,
+        patience: 900,
         usual: ENDS,
     },
-    Part { name: "IPVS", test: "live_policy", filters: &["ipvs::"], environment: GUEST, patience: 480, usual: ENDS },
+    Part { name: "IPVS", test: "live_policy", filters: &["ipvs::"], environment: GUEST, patience: 900, usual: ENDS },
     // Last, since a kernel that has loaded SCTP refuses what the testbed's own SCTP sends.
-    Part { name: "SCTP", test: "live_policy", filters: &["sctp::"], environment: GUEST, patience: 480, usual: ENDS },
+    Part { name: "SCTP", test: "live_policy", filters: &["sctp::"], environment: GUEST, patience: 900, usual: ENDS },
 ];
 
 /// Modules that nothing asks the kernel for in time, or only from a namespace in which that is not allowed.
