@@ -1,5 +1,6 @@
 //! The running agent: events in, passes out.
 
+mod beside;
 mod source;
 mod tally;
 
@@ -14,7 +15,7 @@ use tokio::task::JoinHandle;
 
 use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
-use crate::k8s::{self, SyncReport};
+use crate::k8s::{self, SyncReport, Wishes};
 use crate::manifests::ManifestError;
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
@@ -34,6 +35,16 @@ pub enum AppError {
     /// There is no cluster to watch.
     #[error(transparent)]
     Cluster(#[from] k8s::Error),
+    /// Cilium enforces policy here.
+    #[error(
+        "Cilium runs on this node ({sign}): its programs stand on the same hooks and hand packets past them, so both cannot \
+         enforce policy. Keep this agent from the node (by an affinity away from Cilium's nodes), or remove Cilium and what \
+         it leaves behind; --beside-cilium starts all the same"
+    )]
+    Cilium {
+        /// How it was noticed.
+        sign: String,
+    },
     /// A cluster has many nodes, and this may be any.
     #[error(
         "which node of the cluster is this? Give its name by --node-name, PORTCULLIS_NODE_NAME or NODE_NAME (a DaemonSet \
@@ -72,6 +83,12 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     let node_name = source::node_of(&args)?;
+    if let Some(sign) = beside::cilium() {
+        if !args.beside_cilium {
+            return Err(AppError::Cilium { sign });
+        }
+        tracing::warn!("Cilium runs on this node ({sign}), and the agent starts all the same, as it was told");
+    }
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
         sizes: Sizes {
@@ -152,7 +169,9 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut counts = tokio::time::interval(COUNTS);
     counts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ready.send_replace(agent.readiness());
+        let readiness = agent.readiness();
+        source.tell(|| agent.wishes(&readiness));
+        ready.send_replace(readiness);
         beat.send_replace(Instant::now());
         let mut begun = None;
         tokio::select! {
@@ -306,6 +325,12 @@ impl Agent {
             None => Readiness::NotReady("nothing has been enforced yet".into()),
             Some(error) => Readiness::NotReady(error.clone()),
         }
+    }
+
+    /// What the cluster should know.
+    fn wishes(&self, readiness: &Readiness) -> Wishes {
+        let unenforced = self.reconciler.unenforced_policies();
+        Wishes { enforced: *readiness == Readiness::Ready, unenforced }
     }
 
     fn answer(&self, question: Question) {

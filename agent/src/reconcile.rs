@@ -27,7 +27,7 @@ use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::endpoints::{self, Matcher, Snapshot};
 use crate::index::Cluster;
-use crate::model::{Change, ObjectKey, Pod};
+use crate::model::{Change, ObjectKey, Pod, PolicyId};
 use crate::state::LocalId;
 use crate::state::flat::Flat;
 use crate::state::image::{Full, Image};
@@ -139,6 +139,8 @@ pub struct Reconciler {
     settling: bool,
     /// When the kernel's connection table is read.
     connections: flows::Connections,
+    /// Policies that changed since a pass last succeeded.
+    unsettled: BTreeSet<PolicyId>,
 }
 
 impl Reconciler {
@@ -175,6 +177,7 @@ impl Reconciler {
             unconfirmed: BTreeSet::new(),
             settling: false,
             connections: flows::Connections::default(),
+            unsettled: BTreeSet::new(),
         };
         reconciler.adopt();
         reconciler
@@ -195,6 +198,9 @@ impl Reconciler {
                     && let Some(pod) = self.cluster.pods.get(pod)
                 {
                     know(&mut self.last_known, pod);
+                }
+                if let ObjectKey::Policy(id) = &key {
+                    self.unsettled.insert(id.clone());
                 }
                 self.dirty.objects.insert(key);
             }
@@ -227,7 +233,10 @@ impl Reconciler {
     pub fn pass(&mut self) -> Result<(), ReconcileError> {
         let outcome = self.try_pass();
         match &outcome {
-            Ok(()) => self.health.succeeded(),
+            Ok(()) => {
+                self.health.succeeded();
+                self.unsettled.clear();
+            }
             Err(error) => {
                 self.health.failed(error.to_string());
             }

@@ -1,11 +1,11 @@
 //! Where objects come from: a cluster's API server or a folder of manifests, told in the same words.
 
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::AppError;
-use crate::cli::run::RunArgs;
-use crate::k8s::{self, SyncReport};
+use crate::cli::run::{NodeTaint, PolicyEvents, RunArgs};
+use crate::k8s::{self, Feedback, SyncReport, Wishes};
 use crate::manifests::{self, ManifestError};
 use crate::model::Change;
 use crate::reconcile::Unread;
@@ -26,8 +26,16 @@ pub(super) struct News {
 
 /// A source that is being followed.
 pub(super) enum Source {
+    /// A folder.
     Manifests { batches: mpsc::Receiver<manifests::Batch>, follower: JoinHandle<Result<(), ManifestError>> },
-    Cluster { batches: mpsc::Receiver<k8s::Batch>, follower: JoinHandle<Result<(), k8s::Error>>, report: SyncReport },
+    /// An API server.
+    Cluster {
+        batches: mpsc::Receiver<k8s::Batch>,
+        follower: JoinHandle<Result<(), k8s::Error>>,
+        report: SyncReport,
+        /// What the cluster is told.
+        wishes: watch::Sender<Wishes>,
+    },
 }
 
 impl Source {
@@ -38,15 +46,21 @@ impl Source {
             let follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
             return Ok(Self::Manifests { batches, follower });
         }
-        // `node_of` has seen to the name.
         let node = node_of(args)?;
         let settings = k8s::Settings { kubeconfig: args.kubeconfig.clone(), context: args.context.clone(), node };
         let connection = k8s::connect(&settings).await?;
         tracing::info!(server = connection.server, "watching the cluster");
         let (sender, batches) = mpsc::channel(16);
         let report = SyncReport::default();
-        let follower = tokio::spawn(k8s::follow(connection, k8s::Timing::default(), report.clone(), sender));
-        Ok(Self::Cluster { batches, follower, report })
+        let wishes = watch::Sender::default();
+        let feedback = Feedback {
+            events: args.policy_events == PolicyEvents::On,
+            untaint: args.node_taint == NodeTaint::Remove,
+            wishes: wishes.subscribe(),
+        };
+        let timing = k8s::Timing::default();
+        let follower = tokio::spawn(k8s::follow(connection, timing, report.clone(), feedback, sender));
+        Ok(Self::Cluster { batches, follower, report, wishes })
     }
 
     /// Waits for what it tells next. Nothing is lost if nobody waits to the end.
@@ -74,6 +88,18 @@ impl Source {
         match self {
             Self::Manifests { batches, .. } => batches.try_recv().ok().map(Into::into),
             Self::Cluster { batches, .. } => batches.try_recv().ok().map(Into::into),
+        }
+    }
+
+    /// Tells the cluster what it should know, if there is one.
+    pub(super) fn tell(&self, wish: impl FnOnce() -> Wishes) {
+        if let Self::Cluster { wishes, .. } = self {
+            let wish = wish();
+            wishes.send_if_modified(|known| {
+                let different = *known != wish;
+                *known = wish;
+                different
+            });
         }
     }
 

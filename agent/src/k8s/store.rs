@@ -68,10 +68,6 @@ struct Entry {
     good: bool,
 }
 
-/// A policy as the server tells its versions apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Policies(pub(super) BTreeMap<PolicyId, Identity>);
-
 /// Everything that was told.
 #[derive(Debug, Default)]
 pub(super) struct Store {
@@ -80,7 +76,10 @@ pub(super) struct Store {
     refused: BTreeMap<ObjectKey, Vec<String>>,
     /// Policies that are refused and of which no version was ever good.
     pub(super) unread: BTreeMap<PolicyId, String>,
-    pub(super) policies: Policies,
+    /// How the server tells policies' versions apart.
+    pub(super) policies: BTreeMap<PolicyId, Identity>,
+    /// The own node bears the taint, perhaps.
+    pub(super) tainted: bool,
     changes: Vec<Change>,
     problems: Vec<Problem>,
     /// Namespaces' names, once.
@@ -131,7 +130,7 @@ impl Store {
         self.refused.remove(&key);
         if let ObjectKey::Policy(id) = &key {
             self.unread.remove(id);
-            self.policies.0.remove(id);
+            self.policies.remove(id);
         }
         if entry.good {
             self.changes.push(Change::Gone(key));
@@ -139,14 +138,17 @@ impl Store {
     }
 
     fn there(&mut self, kind: Kind, found: Found) {
-        let Found { key, identity, outcome } = found;
+        let Found { key, identity, tainted, outcome } = found;
+        if kind == Kind::Node {
+            self.tainted = tainted;
+        }
         let key = self.shared(key);
         let known = self.kinds.entry(kind).or_default();
         let list = known.list;
         let entry = known.objects.entry(key.clone()).or_insert(Entry { list, good: false });
         entry.list = list;
         if let ObjectKey::Policy(id) = &key {
-            self.policies.0.insert(id.clone(), identity);
+            self.policies.insert(id.clone(), identity);
         }
         match outcome {
             Outcome::Accepted(object, warnings) => {
@@ -220,6 +222,11 @@ impl Store {
     /// What is to be applied to the cluster, and what is wrong, since this was last asked.
     pub(super) fn changes(&mut self) -> (Vec<Change>, Vec<Problem>) {
         (std::mem::take(&mut self.changes), std::mem::take(&mut self.problems))
+    }
+
+    /// Objects that are refused now, and why.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&ObjectKey, &[String])> {
+        self.refused.iter().map(|(key, reasons)| (key, reasons.as_slice()))
     }
 
     /// How many changes wait.
