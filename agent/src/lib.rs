@@ -14,6 +14,7 @@ pub mod evaluate;
 pub mod flows;
 pub mod index;
 pub mod k8s;
+pub mod logging;
 pub mod manifests;
 pub mod metrics;
 pub mod model;

@@ -19,18 +19,21 @@ pub const LISTEN: &str = "127.0.0.1:9470";
 /// stays then.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
+    /// Print the settings that hold, as YAML, with where each comes from, and end.
+    #[arg(long)]
+    pub print_config: bool,
     /// A folder of manifests to follow, instead of a cluster.
-    #[arg(long, value_name = "DIR", env = "PORTCULLIS_MANIFESTS")]
+    #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
     /// How to reach the cluster. Without it KUBECONFIG tells, then the service account of the pod that this runs in.
-    #[arg(long, value_name = "FILE", env = "PORTCULLIS_KUBECONFIG")]
+    #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
     /// The context in the kubeconfig, if not the current one.
-    #[arg(long, value_name = "NAME", env = "PORTCULLIS_CONTEXT")]
+    #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// This node, as the cluster knows it: only pods whose spec.nodeName is this are its own (of manifests also those that
     /// have none). Needed with a cluster, where NODE_NAME may tell it too, which a DaemonSet sets from spec.nodeName.
-    #[arg(long, value_name = "NAME", env = "PORTCULLIS_NODE_NAME")]
+    #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Whether the taint portcullis.io/agent-not-ready is taken from this node once everything that the cluster wants is
     /// enforced. Whoever creates nodes gives it to them, so that pods wait for the agent.
@@ -40,7 +43,7 @@ pub struct RunArgs {
     #[arg(long, value_enum, default_value_t)]
     pub policy_events: PolicyEvents,
     /// Start although Cilium runs on this node, whose programs stand on the same hooks and pass by what is judged here.
-    #[arg(long, env = "PORTCULLIS_BESIDE_CILIUM")]
+    #[arg(long)]
     pub beside_cilium: bool,
     /// The only devices, besides pods' veths, where packets leave this node. May be given several times. Default: every
     /// device that qualifies.
