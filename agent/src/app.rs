@@ -4,10 +4,11 @@ mod beside;
 mod source;
 mod tally;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use source::{News, Source};
+use source::{News, Origin};
 use tally::{Desk, Question, Tally};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -17,6 +18,7 @@ use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, SourceValida
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
 use crate::manifests::ManifestError;
+use crate::model::PolicyId;
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
 use crate::state::image::Sizes;
@@ -89,6 +91,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         }
         tracing::warn!("Cilium runs on this node ({sign}), and the agent starts all the same, as it was told");
     }
+    // What is wrong with the settings is said before anything is touched.
+    let origin = Origin::find(&args).await?;
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
         sizes: Sizes {
@@ -127,12 +131,13 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         drop(stopped.await);
     }));
 
-    let mut source = Source::start(&args).await?;
+    let mut source = origin.follow(&args);
     let mut agent = Agent {
         reconciler: Reconciler::new(settings, dataplane, image),
         tally: Tally::new(source.report()),
         report: source.report(),
         told: 0,
+        unenforced: Default::default(),
     };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let mut filters = netlink::watch_filters()?;
@@ -249,6 +254,8 @@ struct Agent {
     report: Option<SyncReport>,
     /// The changes that the log knows of.
     told: u64,
+    /// Policies that are not in force, as of a number of passes.
+    unenforced: ((u64, u64, bool), BTreeMap<PolicyId, String>),
 }
 
 impl Agent {
@@ -328,9 +335,13 @@ impl Agent {
     }
 
     /// What the cluster should know.
-    fn wishes(&self, readiness: &Readiness) -> Wishes {
-        let unenforced = self.reconciler.unenforced_policies();
-        Wishes { enforced: *readiness == Readiness::Ready, unenforced }
+    fn wishes(&mut self, readiness: &Readiness) -> Wishes {
+        let health = self.reconciler.health();
+        let passes = (health.changes, health.failures, health.last_error.is_some());
+        if std::mem::replace(&mut self.unenforced.0, passes) != passes {
+            self.unenforced.1 = self.reconciler.unenforced_policies();
+        }
+        Wishes { enforced: *readiness == Readiness::Ready, unenforced: self.unenforced.1.clone() }
     }
 
     fn answer(&self, question: Question) {
