@@ -83,7 +83,6 @@ impl Control {
     /// When the log is gone.
     pub fn filter(&self) -> Result<String, ReloadError> {
         let filter = self.0.with_current(ToString::to_string)?;
-        // In the order that they were given in, but for what was not.
         let given = filter.split(',').filter(|part| *part != QUIET).collect::<Vec<_>>();
         Ok(given.join(","))
     }
