@@ -4,10 +4,15 @@
 //! nothing else, on stdout; what goes wrong goes to the log. Neither needs root, BPF or a cluster.
 
 mod arguments;
+pub mod command_line;
+#[cfg(test)]
+pub(crate) mod documents;
 mod engine;
 mod explain;
+pub mod generate;
 mod matrix;
 pub mod run;
+mod settings;
 mod side;
 mod status;
 mod words;
@@ -18,6 +23,7 @@ use std::process::ExitCode;
 
 pub use arguments::{Asked, EngineName, ExplainArgs, ExplainOutput, MatrixArgs, MatrixOutput, PartyName};
 pub use engine::{Engine, EvaluatorEngine, TablesEngine};
+pub use settings::{CONFIG, Effective, Environment, Origin, SettingsError};
 pub use status::{write_json, write_text};
 
 use crate::index::Cluster;

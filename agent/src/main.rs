@@ -4,45 +4,41 @@ use std::io::{self, Write};
 use std::path::Path;
 use std::process::ExitCode;
 
-use clap::{Parser, Subcommand};
-use portcullis::cli::run::{RunArgs, StatusArgs, UninstallArgs};
-use portcullis::cli::{self, ExplainArgs, MatrixArgs};
+use portcullis::cli::command_line::{self, Command, CommandLineError, Invocation};
+use portcullis::cli::run::{RunArgs, UninstallArgs};
+use portcullis::cli::{self, generate};
 use portcullis::index::Cluster;
+use portcullis::logging::{self, Control};
 use portcullis::manifests::{self, Severity};
 use portcullis::{app, dataplane};
 
-/// Network policy for Kubernetes pods, enforced by BPF programs on their host veths.
-#[derive(Debug, Parser)]
-#[command(name = "portcullis", version, about, propagate_version = true)]
-struct Cli {
-    #[command(subcommand)]
-    command: Command,
-}
-
-#[derive(Debug, Subcommand)]
-enum Command {
-    Run(Box<RunArgs>),
-    Status(StatusArgs),
-    Uninstall(UninstallArgs),
-    Matrix(MatrixArgs),
-    Explain(ExplainArgs),
-}
-
 fn main() -> ExitCode {
-    let cli = match Cli::try_parse() {
-        Ok(cli) => cli,
-        Err(error) => {
+    let arguments: Vec<_> = std::env::args_os().collect();
+    match command_line::parse(&arguments, &std::env::vars_os().collect()) {
+        Ok(invocation) => act(invocation),
+        Err(CommandLineError::Usage(error)) => {
             let failed = error.use_stderr();
             drop(error.print());
-            return ExitCode::from(if failed { cli::FAILED } else { cli::ANSWERED });
+            ExitCode::from(if failed { cli::FAILED } else { cli::ANSWERED })
         }
-    };
-    let filter = tracing_subscriber::EnvFilter::try_from_default_env()
-        .unwrap_or_else(|_| tracing_subscriber::EnvFilter::new("info"));
-    tracing_subscriber::fmt().with_env_filter(filter).with_writer(io::stderr).with_target(false).init();
+        // Nobody has said yet how to log.
+        Err(CommandLineError::Settings(error)) => {
+            drop(writeln!(io::stderr(), "error: {error}"));
+            ExitCode::from(cli::FAILED)
+        }
+    }
+}
+
+fn act(Invocation { cli, effective, warnings }: Invocation) -> ExitCode {
+    let serves = matches!(cli.command, Command::Run(_));
+    let log = logging::start(&cli.common.log_level, cli.common.log_format.form(serves, logging::is_watched()));
+    for warning in warnings {
+        tracing::warn!("{warning}");
+    }
     match cli.command {
-        Command::Run(args) => run(*args),
-        Command::Status(args) => portcullis::app::status(&args),
+        Command::Run(args) if args.print_config => print(|out| effective.write(out)),
+        Command::Run(args) => run(*args, log),
+        Command::Status(args) => app::status(&args),
         Command::Uninstall(args) => uninstall(&args),
         Command::Matrix(args) => match load(&args.manifests) {
             Some((cluster, refused)) => cli::matrix(&args, &cluster, refused),
@@ -52,14 +48,17 @@ fn main() -> ExitCode {
             Some((cluster, refused)) => cli::explain(&args, &cluster, refused),
             None => ExitCode::from(cli::FAILED),
         },
+        Command::Completions(args) => print(|out| generate::write_completions(&args, out)),
+        Command::Man(args) => print(|out| generate::write_manual(&args, out)),
     }
 }
 
-fn run(args: RunArgs) -> ExitCode {
+fn run(args: RunArgs, log: Control) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().worker_threads(2).enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
+    drop(log);
     match runtime.block_on(app::run(args)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
@@ -69,9 +68,8 @@ fn run(args: RunArgs) -> ExitCode {
 fn uninstall(args: &UninstallArgs) -> ExitCode {
     match dataplane::uninstall(&args.pin_dir) {
         Ok(removed) => {
-            let text = format!("removed {} links and {} maps\n", removed.links, removed.maps);
-            drop(io::stdout().write_all(text.as_bytes()));
-            if args.stay { stay() } else { ExitCode::SUCCESS }
+            let told = print(|out| writeln!(out, "removed {} links and {} maps", removed.links, removed.maps));
+            if args.stay { stay() } else { told }
         }
         Err(error) => fail(&error),
     }
@@ -86,6 +84,15 @@ fn stay() -> ExitCode {
     match runtime.block_on(app::told_to_end()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
+    }
+}
+
+/// Writes to stdout. Whoever reads it may have read enough.
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error),
+        _ => ExitCode::SUCCESS,
     }
 }
 

@@ -180,14 +180,16 @@ impl Reconciler {
         reconciler
     }
 
-    /// Takes in changes of the cluster's objects.
-    pub fn objects(&mut self, changes: impl IntoIterator<Item = Change>) {
+    /// Takes in changes of the cluster's objects. Tells whether anything is different now.
+    pub fn objects(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
+        let mut different = false;
         for change in changes {
             let key = match &change {
                 Change::Set(object) => object.key(),
                 Change::Gone(key) => key.clone(),
             };
             if self.cluster.apply(change) {
+                different = true;
                 self.pods_changed |= matches!(key, ObjectKey::Pod(_) | ObjectKey::Node(_));
                 if let ObjectKey::Pod(pod) = &key
                     && let Some(pod) = self.cluster.pods.get(pod)
@@ -197,6 +199,7 @@ impl Reconciler {
                 self.dirty.objects.insert(key);
             }
         }
+        different
     }
 
     /// Takes in what the kernel says of devices and addresses.

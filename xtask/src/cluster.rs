@@ -19,15 +19,20 @@ mod portcullis;
 mod state;
 mod status;
 mod supervise;
+mod trials;
+mod tutorial;
 mod up;
 
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use crate::apt::Privilege;
+use crate::process;
+use crate::stages::Outcome;
 use plan::{Cni, Machine, Plan, Proxy};
 use state::State;
 
@@ -55,6 +60,10 @@ enum Task {
     Down,
     /// Say what is up
     Status,
+    /// Try Portcullis out on a cluster: on the one that is up, or on one that goes afterwards
+    Test(Test),
+    /// Show network policy between a real Dgraph and its client, on the cluster that is up or on one that goes afterwards
+    Demo(Demo),
     /// Run a command on a machine: control, node1, node2 and so on
     Shell {
         machine: String,
@@ -93,6 +102,34 @@ struct Up {
     image: Option<PathBuf>,
 }
 
+/// What to try.
+#[derive(clap::Args)]
+struct Test {
+    /// Only these trials
+    #[arg(value_name = "TRIAL")]
+    trials: Vec<String>,
+    /// Install Portcullis as this archive has it, instead of building one
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Leave the cluster up
+    #[arg(long)]
+    keep: bool,
+}
+
+/// How to run the demo.
+#[derive(clap::Args)]
+struct Demo {
+    /// Install Portcullis as this archive has it, instead of building one
+    #[arg(long, value_name = "FILE")]
+    image: Option<PathBuf>,
+    /// Run Dgraph and its client from the images in this archive, instead of making them
+    #[arg(long, value_name = "FILE")]
+    images: Option<PathBuf>,
+    /// Leave the cluster up
+    #[arg(long)]
+    keep: bool,
+}
+
 /// Carries it out. What is built is built as the caller; clusters are made as root.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     let cache = arguments.cache.as_deref();
@@ -109,6 +146,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Task::Up(wanted) => bring_up(cache, wanted),
         Task::Down => as_root(cache, &["down".into()], down::remove),
         Task::Status => as_root(cache, &["status".into()], status::show),
+        Task::Test(wanted) => try_out(cache, wanted),
+        Task::Demo(wanted) => demonstrate(cache, wanted),
         Task::Shell { machine, command } => {
             let words = [&["shell".into(), machine.clone()], command.as_slice()].concat();
             as_root(cache, &words, || shell(machine, command))
@@ -117,6 +156,29 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Task::Init { machine } => machine::init(machine),
         Task::Cni => cni::run(),
     }
+}
+
+/// The stage of `cargo xtask test`: every trial, on a cluster of its own.
+pub(crate) fn stage(limit: Duration) -> Result<Outcome> {
+    if let Err(error) = binaries::ensure(None, false) {
+        // A machine without Go may do all else; a CI that skipped this would prove nothing.
+        if std::env::var("CI").as_deref() == Ok("true") {
+            return Err(error);
+        }
+        let reason = format!("cluster skipped: {error:#}");
+        eprintln!("  {reason}");
+        return Ok(Outcome::PassedExcept(reason));
+    }
+    if State::read()?.is_some_and(|state| state.is_up()) {
+        bail!("a cluster is up, and trials would change it: `cargo xtask cluster down` removes it");
+    }
+    let own = std::env::current_exe().context("cannot find the own program")?;
+    let outcome = process::run_within(Command::new(&own).args(["cluster", "test"]), limit);
+    if outcome.is_err() {
+        // What was ended for being late could not remove its cluster.
+        process::run(Command::new(&own).args(["cluster", "down"]))?;
+    }
+    outcome.map(|()| Outcome::Passed)
 }
 
 fn bring_up(cache: Option<&Path>, wanted: &Up) -> Result<()> {
@@ -145,6 +207,71 @@ fn bring_up(cache: Option<&Path>, wanted: &Up) -> Result<()> {
     eprintln!("{}; kubectl is {}", up::describe(&plan), binaries.join("kubectl").display());
     say(&format!("export KUBECONFIG={}", state::kubeconfig().display()));
     Ok(())
+}
+
+fn try_out(cache: Option<&Path>, wanted: &Test) -> Result<()> {
+    let image = image_of(wanted.image.as_deref())?;
+    if privilege()? == Privilege::Sudo {
+        let mut words = vec!["test".to_owned(), format!("--image={}", image.display())];
+        words.extend(wanted.keep.then(|| "--keep".to_owned()));
+        words.extend(wanted.trials.iter().cloned());
+        return by_sudo(cache, &words);
+    }
+    with_portcullis(cache, vec![image], wanted.keep, |stand| trials::run(stand, &wanted.trials))
+}
+
+fn demonstrate(cache: Option<&Path>, wanted: &Demo) -> Result<()> {
+    let image = image_of(wanted.image.as_deref())?;
+    let images = match &wanted.images {
+        Some(images) => std::path::absolute(images)?,
+        None => {
+            up::ensure_packages()?;
+            let (dgraph, python) = tutorial::ensure_programs()?;
+            tutorial::ensure_images(&dgraph, &python)?
+        }
+    };
+    if privilege()? == Privilege::Sudo {
+        let mut words = vec!["demo".to_owned(), format!("--image={}", image.display())];
+        words.push(format!("--images={}", images.display()));
+        words.extend(wanted.keep.then(|| "--keep".to_owned()));
+        return by_sudo(cache, &words);
+    }
+    with_portcullis(cache, vec![image, images], wanted.keep, |stand| tutorial::run(&stand.kubectl))
+}
+
+fn privilege() -> Result<Privilege> {
+    Privilege::find().context(NEEDS_ROOT)
+}
+
+/// The archive that was named, or one that is built.
+fn image_of(named: Option<&Path>) -> Result<PathBuf> {
+    match named {
+        Some(image) => Ok(std::path::absolute(image)?),
+        None => portcullis::build_image(),
+    }
+}
+
+/// Does something on the cluster that is up, or on one that goes afterwards, with Portcullis in it.
+fn with_portcullis(
+    cache: Option<&Path>,
+    mut images: Vec<PathBuf>,
+    keep: bool,
+    work: impl FnOnce(&trials::Stand) -> Result<()>,
+) -> Result<()> {
+    up::ensure_packages()?;
+    let binaries = binaries::ensure(cache, false)?;
+    images.push(images::ensure(&binaries)?);
+    let there = State::read()?.filter(State::is_up);
+    let plan =
+        there.as_ref().map_or(Plan { nodes: 2, cni: Cni::default(), proxy: Proxy::default() }, |state| state.plan);
+    let outcome = up::up(plan, &up::Parts { binaries: &binaries, images }).and_then(|(state, kubectl)| {
+        portcullis::install(&kubectl)?;
+        work(&trials::Stand { state, kubectl })
+    });
+    if there.is_none() && !keep {
+        down::remove()?;
+    }
+    outcome
 }
 
 fn word_of(value: impl clap::ValueEnum) -> String {

@@ -6,6 +6,7 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
+use crate::k8s::SyncReport;
 use crate::metrics::{Figures, UpdateDurations};
 use crate::reconcile::Reconciler;
 use crate::server::{Answers, Unavailable};
@@ -53,11 +54,15 @@ pub(super) struct Tally {
     pub(super) manifest_errors: u64,
     /// Objects taken with a warning.
     pub(super) manifest_warnings: u64,
+    /// How far the source knows what there is.
+    report: Option<SyncReport>,
 }
 
-impl Default for Tally {
-    fn default() -> Self {
+impl Tally {
+    /// Nothing has happened yet.
+    pub(super) fn new(report: Option<SyncReport>) -> Self {
         Self {
+            report,
             started: Timestamp::now(),
             updates: BTreeMap::new(),
             durations: UpdateDurations::default(),
@@ -67,9 +72,7 @@ impl Default for Tally {
             manifest_warnings: 0,
         }
     }
-}
 
-impl Tally {
     /// An update has ended.
     pub(super) fn update(&mut self, took: Duration, result: UpdateResult) {
         *self.updates.entry(result).or_default() += 1;
@@ -101,26 +104,33 @@ impl Tally {
             update_durations: self.durations.clone(),
             manifest_errors: self.manifest_errors,
             manifest_warnings: self.manifest_warnings,
-            synced: reconciler.health().synced && reconciler.health().last_error.is_none(),
+            synced: self.not_synced(reconciler).is_none(),
             last_sync: self.last_sync,
         }
     }
 
     /// For `portcullis status`.
     pub(super) fn status(&self, reconciler: &Reconciler) -> Status {
-        let health = reconciler.health();
-        let synced = health.synced && health.last_error.is_none();
+        let not_synced = self.not_synced(reconciler);
         Status {
             version: env!("CARGO_PKG_VERSION").into(),
             started: self.started,
             revision: reconciler.revision(),
-            synced,
-            not_synced_because: health.last_error.clone(),
+            synced: not_synced.is_none(),
+            not_synced_because: not_synced,
             last_update: self.last_update.clone(),
             endpoints: reconciler.endpoint_statuses(),
             exits: reconciler.exit_statuses(),
             tables: reconciler.tables(),
             problems: reconciler.problems(),
         }
+    }
+
+    /// Why what is in force may not be what is asked for.
+    fn not_synced(&self, reconciler: &Reconciler) -> Option<String> {
+        let health = reconciler.health();
+        let trouble = || self.report.as_ref().and_then(SyncReport::trouble);
+        let first = || (!health.synced).then(|| "nothing has been enforced yet".to_owned());
+        health.last_error.clone().or_else(trouble).or_else(first)
     }
 }

@@ -93,7 +93,7 @@ impl Agent {
         command.arg("run").arg("--manifests").arg(&self.manifests).arg("--pin-dir").arg(&self.pin_dir);
         command.arg("--socket").arg(&self.socket).args(["--node-name", self.node.name(), "--listen", LISTEN]);
         command.args(["--service-cidr", SERVICE_RANGE_V4, "--service-cidr", SERVICE_RANGE_V6]);
-        command.args(&self.arguments).env("RUST_BACKTRACE", "1");
+        command.args(&self.arguments).env("RUST_BACKTRACE", "1").env("PORTCULLIS_LOG_FORMAT", "text");
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "portcullis=debug");
         }

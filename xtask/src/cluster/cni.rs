@@ -57,7 +57,7 @@ fn variable(name: &str) -> Result<String> {
 }
 
 /// `azv` with the first 11 hexadecimal digits of SHA-1 of `namespace.pod`: as long as an interface's name may be.
-fn host_name(namespace: &str, pod: &str) -> String {
+pub(super) fn host_name(namespace: &str, pod: &str) -> String {
     let digest = Sha1::digest(format!("{namespace}.{pod}"));
     let digits: String = digest.iter().map(|byte| format!("{byte:02x}")).collect();
     format!("azv{}", &digits[..11])

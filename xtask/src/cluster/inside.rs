@@ -4,7 +4,6 @@ use std::path::Path;
 use std::process::{Command, Stdio};
 
 use anyhow::{Context, Result, bail};
-use nix::sys::signal::Signal;
 
 use super::plan::Machine;
 use super::state::{State, folder_of};
@@ -36,13 +35,17 @@ pub(super) fn output(state: &State, machine: Machine, words: &[&str]) -> Result<
 
 /// Ends a service at once; the machine's first process starts it again.
 pub(super) fn kill(state: &State, machine: Machine, service: &str) -> Result<()> {
-    let file = supervise::process_file(&folder_of(machine), service);
-    let id = read_id(&file)?;
-    output(state, machine, &["kill", &format!("-{}", Signal::SIGKILL as i32), &id.to_string()]).map(drop)
+    signal(state, machine, service, "KILL")
+}
+
+/// Sends a service a signal by its name.
+pub(super) fn signal(state: &State, machine: Machine, service: &str, signal: &str) -> Result<()> {
+    let id = read_id(&supervise::process_file(&folder_of(machine), service))?;
+    output(state, machine, &["kill", &format!("-{signal}"), &id.to_string()]).map(drop)
 }
 
 /// The id of a service's process, inside the machine.
-pub(super) fn read_id(file: &Path) -> Result<i32> {
+fn read_id(file: &Path) -> Result<i32> {
     let text = std::fs::read_to_string(file).with_context(|| format!("cannot read {}", file.display()))?;
     text.trim().parse().with_context(|| format!("{} holds no number", file.display()))
 }

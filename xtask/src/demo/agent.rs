@@ -38,6 +38,7 @@ impl Agent {
             .args(["--node-name", node.name()])
             .args([OsStr::new("--pin-dir"), pins.as_os_str()])
             .args(["--listen", &LISTEN.to_string()])
+            .args(["--log-format", "text"])
             .arg("--socket")
             .arg(sockets.join(format!("{}.sock", node.name())));
         let process = node.spawn(command)?;

@@ -35,7 +35,7 @@ const START: Duration = Duration::from_secs(40);
 /// The build is made inside the module's own folder in Go's module cache, so that the module's `go.sum` decides which
 /// dependencies are taken. `go install MODULE@VERSION` would do the same, but asks the proxy for other versions too,
 /// which not every mirror answers.
-pub(super) fn ensure(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     let place = folder.join(format!("dgraph-{VERSION}"));
     if place.exists() {
         return Ok(place);

@@ -35,20 +35,21 @@ const IMPURE: [&[&str]; 19] = [
 ];
 
 /// Each library with a door of its own, by the start of its crate names, and the only rooms that may mention it.
-const DOORS: [(&str, &[&str]); 13] = [
+const DOORS: [(&str, &[&str]); 14] = [
     ("aya", &["dataplane"]),
     ("rtnetlink", &["netlink"]),
     ("netlink_", &["netlink"]),
     ("kube", &["k8s"]),
     ("inotify", &["manifests"]),
     ("walkdir", &["manifests"]),
-    ("serde_saphyr", &["manifests"]),
+    ("serde_saphyr", &["manifests", "cli"]),
     ("axum", &["server"]),
     ("hyper", &["server"]),
     ("tower", &["server"]),
     ("prometheus_client", &["metrics"]),
     ("clap", &["cli", MAIN]),
     ("comfy_table", &["cli"]),
+    ("tracing_subscriber", &["logging"]),
 ];
 
 /// What the rules call `main.rs` and `lib.rs`, which are in no room.
