@@ -68,10 +68,19 @@ fn run(args: RunArgs, log: Control) -> ExitCode {
 fn uninstall(args: &UninstallArgs) -> ExitCode {
     match dataplane::uninstall(&args.pin_dir) {
         Ok(removed) => {
-            let told = print(|out| writeln!(out, "removed {} links and {} maps", removed.links, removed.maps));
-            if args.stay { stay() } else { told }
+            let said = print(|out| writeln!(out, "removed {} links and {} maps", removed.links, removed.maps));
+            if args.stay { stay() } else { said }
         }
         Err(error) => fail(&error),
+    }
+}
+
+/// Writes to stdout. Whoever reads it may have read enough.
+fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
+    let mut out = io::stdout().lock();
+    match write(&mut out).and_then(|()| out.flush()) {
+        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error),
+        _ => ExitCode::SUCCESS,
     }
 }
 
@@ -84,15 +93,6 @@ fn stay() -> ExitCode {
     match runtime.block_on(app::told_to_end()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
-    }
-}
-
-/// Writes to stdout. Whoever reads it may have read enough.
-fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
-    let mut out = io::stdout().lock();
-    match write(&mut out).and_then(|()| out.flush()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error),
-        _ => ExitCode::SUCCESS,
     }
 }
 
