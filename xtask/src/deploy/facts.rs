@@ -32,7 +32,7 @@ fn of_every_container() -> Vec<(&'static str, Value)> {
         ("/securityContext/privileged", json!(false)),
         ("/securityContext/allowPrivilegeEscalation", json!(false)),
         ("/securityContext/readOnlyRootFilesystem", json!(true)),
-        ("/securityContext/capabilities", json!({"drop": ["ALL"], "add": ["BPF", "NET_ADMIN", "PERFMON"]})),
+        ("/securityContext/capabilities/drop", json!(["ALL"])),
         ("/securityContext/seccompProfile", json!({"type": "RuntimeDefault"})),
         // containerd's default profile forbids pins below /sys/fs/bpf, and no test node runs AppArmor to notice.
         ("/securityContext/appArmorProfile", json!({"type": "Unconfined"})),
@@ -51,6 +51,7 @@ fn of_every_container() -> Vec<(&'static str, Value)> {
 fn of_the_agent() -> Vec<(&'static str, Value)> {
     vec![
         ("/args", json!(["run"])),
+        ("/securityContext/capabilities/add", json!(["BPF", "NET_ADMIN", "NET_BROADCAST", "PERFMON"])),
         ("/startupProbe/httpGet/path", json!("/healthz")),
         ("/livenessProbe/httpGet/path", json!("/healthz")),
         ("/readinessProbe/httpGet/path", json!("/readyz")),
@@ -88,10 +89,12 @@ fn daemon_set(uninstall: bool, object: &Object, complaints: &mut Vec<Complaint>)
     {
         let place = format!("container {}", container["name"]);
         expect(container, &place, &of_every_container());
-        let is_agent = container["name"] == "agent";
-        if is_agent && !uninstall {
+        if container["name"] == "agent" && !uninstall {
             expect(container, &place, &of_the_agent());
-        } else if is_agent {
+            continue;
+        }
+        expect(container, &place, &[("/securityContext/capabilities/add", json!(["BPF", "NET_ADMIN", "PERFMON"]))]);
+        if container["name"] == "agent" {
             expect(container, &place, &[("/args", json!(["uninstall", "--stay"])), ("/livenessProbe", Value::Null)]);
         }
     }
