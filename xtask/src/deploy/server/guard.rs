@@ -65,6 +65,11 @@ pub(super) fn check(api: &Api, complaints: &mut Vec<Complaint>) -> Result<()> {
             },
         }),
     )?;
+    // kubectl reads what it patches, which the agent does from its watch.
+    let reader = ["create", "clusterrole", "test-reads-nodes", "--verb=get", "--resource=nodes"];
+    process::run_silently(api.kubectl().args(reader))?;
+    let binding = ["create", "clusterrolebinding", "test-reads-nodes", "--clusterrole=test-reads-nodes"];
+    process::run_silently(api.kubectl().args(binding).arg("--serviceaccount=portcullis:portcullis"))?;
     let request = ["create", "token", "portcullis", "--namespace=portcullis", "--bound-object-kind=Pod"];
     let token = process::output_of(api.kubectl().args(request).arg("--bound-object-name=agent"))
         .context("there is no token for the agent")?;
