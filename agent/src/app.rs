@@ -12,7 +12,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
+use crate::cli::run::{
+    Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput,
+};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport};
 use crate::manifests::ManifestError;
@@ -136,8 +138,14 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
             }
             Some(question) = asked.recv() => agent.answer(question),
             () = tokio::time::sleep(LOOK) => {}
-            _ = terminate.recv() => return Ok(end(stop, serving).await),
-            _ = interrupt.recv() => return Ok(end(stop, serving).await),
+            _ = terminate.recv() => {
+                end(stop, serving).await;
+                return Ok(());
+            }
+            _ = interrupt.recv() => {
+                end(stop, serving).await;
+                return Ok(());
+            }
         }
     }
     let begun = Instant::now();
