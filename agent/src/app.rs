@@ -12,7 +12,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
+use crate::cli::run::{Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport};
 use crate::manifests::ManifestError;
@@ -94,6 +94,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         any_source: args.source_validation == SourceValidation::Off,
         allow_tunnels: args.allow_tunnels,
         masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
+        judge_own_node: args.own_node == OwnNode::Policy,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),
         replace_ingress_qdisc: args.replace_ingress_qdisc,
@@ -220,6 +221,20 @@ async fn end(stop: oneshot::Sender<()>, serving: JoinHandle<()>) {
     tracing::info!("stopping; enforcement stays in place, `portcullis uninstall` removes it");
     drop(stop);
     drop(serving.await);
+}
+
+/// Completes at SIGTERM or SIGINT.
+///
+/// # Errors
+/// Signals cannot be received.
+pub async fn told_to_end() -> Result<(), AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
 }
 
 /// The reconciler, and what the agent counts itself.

@@ -17,6 +17,7 @@ mod side;
 mod status;
 mod words;
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -103,6 +104,7 @@ impl From<serde_json::Error> for CliError {
 /// `portcullis matrix`: who reaches whom.
 #[must_use]
 pub fn matrix(args: &MatrixArgs, cluster: &Cluster, refused: usize) -> ExitCode {
+    let cluster = &*seen(cluster, args.own_node);
     match args.engine {
         EngineName::Evaluator => matrix_by(args, cluster, refused, &EvaluatorEngine::new(cluster)),
         EngineName::Tables => match TablesEngine::new(cluster) {
@@ -121,7 +123,15 @@ pub fn matrix_by(args: &MatrixArgs, cluster: &Cluster, refused: usize, engine: &
 /// `portcullis explain`: why a connection is allowed or denied.
 #[must_use]
 pub fn explain(args: &ExplainArgs, cluster: &Cluster, refused: usize) -> ExitCode {
-    answer(refused, |out| explain::write(args, cluster, out))
+    answer(refused, |out| explain::write(args, &seen(cluster, args.own_node), out))
+}
+
+/// The cluster as agents of this setting see it.
+fn seen(cluster: &Cluster, own_node: run::OwnNode) -> Cow<'_, Cluster> {
+    match own_node {
+        run::OwnNode::Allow => Cow::Borrowed(cluster),
+        run::OwnNode::Policy => Cow::Owned(cluster.clone().judging_own_node()),
+    }
 }
 
 /// Writes an answer to stdout and tells how it went by the exit code.

@@ -7,6 +7,7 @@ use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
 
+use super::run::OwnNode;
 use crate::model::{Family, Name, PodKey, Protocol, Traffic};
 
 /// Who reaches whom: every ordered pair of pods, each pod to itself included.
@@ -25,6 +26,9 @@ pub struct MatrixArgs {
     /// Who decides: the policies' text, or the tables compiled from it. Both must agree.
     #[arg(long, value_enum, default_value_t)]
     pub engine: EngineName,
+    /// What pods may send to their own node: everything, or what rules allow, as the agents are set.
+    #[arg(long, value_enum, default_value_t)]
+    pub own_node: OwnNode,
 }
 
 /// Why a connection is allowed or denied: which policies select each side, which rule decides, why the others do not
@@ -50,6 +54,9 @@ pub struct ExplainArgs {
     /// The form of the answer.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ExplainOutput,
+    /// What pods may send to their own node: everything, or what rules allow, as the agents are set.
+    #[arg(long, value_enum, default_value_t)]
+    pub own_node: OwnNode,
 }
 
 impl ExplainArgs {
