@@ -1,12 +1,14 @@
 //! The running agent: events in, passes out.
 
+mod beside;
 mod source;
 mod tally;
 
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
-use source::{News, Source};
+use source::{News, Origin};
 use tally::{Desk, Question, Tally};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,8 +16,9 @@ use tokio::task::JoinHandle;
 
 use crate::cli::run::{Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
-use crate::k8s::{self, SyncReport};
+use crate::k8s::{self, SyncReport, Wishes};
 use crate::manifests::ManifestError;
+use crate::model::PolicyId;
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
 use crate::state::image::Sizes;
@@ -34,6 +37,16 @@ pub enum AppError {
     /// There is no cluster to watch.
     #[error(transparent)]
     Cluster(#[from] k8s::Error),
+    /// Cilium enforces policy here.
+    #[error(
+        "Cilium runs on this node ({sign}): its programs stand on the same hooks and hand packets past them, so both cannot \
+         enforce policy. Keep this agent from the node (by an affinity away from Cilium's nodes), or remove Cilium and what \
+         it leaves behind; --beside-cilium starts all the same"
+    )]
+    Cilium {
+        /// How it was noticed.
+        sign: String,
+    },
     /// A cluster has many nodes, and this may be any.
     #[error(
         "which node of the cluster is this? Give its name by --node-name, PORTCULLIS_NODE_NAME or NODE_NAME (a DaemonSet \
@@ -72,6 +85,14 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     let node_name = source::node_of(&args)?;
+    if let Some(sign) = beside::cilium() {
+        if !args.beside_cilium {
+            return Err(AppError::Cilium { sign });
+        }
+        tracing::warn!("Cilium runs on this node ({sign}), and the agent starts all the same, as it was told");
+    }
+    // What is wrong with the settings is said before anything is touched.
+    let origin = Origin::find(&args).await?;
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
         sizes: Sizes {
@@ -111,12 +132,13 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         drop(stopped.await);
     }));
 
-    let mut source = Source::start(&args).await?;
+    let mut source = origin.follow(&args);
     let mut agent = Agent {
         reconciler: Reconciler::new(settings, dataplane, image),
         tally: Tally::new(source.report()),
         report: source.report(),
         told: 0,
+        unenforced: Default::default(),
     };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let mut filters = netlink::watch_filters()?;
@@ -153,7 +175,9 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut counts = tokio::time::interval(COUNTS);
     counts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ready.send_replace(agent.readiness());
+        let readiness = agent.readiness();
+        source.tell(|| agent.wishes(&readiness));
+        ready.send_replace(readiness);
         beat.send_replace(Instant::now());
         let mut begun = None;
         tokio::select! {
@@ -245,6 +269,8 @@ struct Agent {
     report: Option<SyncReport>,
     /// The changes that the log knows of.
     told: u64,
+    /// Policies that are not in force, as of a number of passes.
+    unenforced: ((u64, u64, bool), BTreeMap<PolicyId, String>),
 }
 
 impl Agent {
@@ -321,6 +347,16 @@ impl Agent {
             None => Readiness::NotReady("nothing has been enforced yet".into()),
             Some(error) => Readiness::NotReady(error.clone()),
         }
+    }
+
+    /// What the cluster should know.
+    fn wishes(&mut self, readiness: &Readiness) -> Wishes {
+        let health = self.reconciler.health();
+        let passes = (health.changes, health.failures, health.last_error.is_some());
+        if std::mem::replace(&mut self.unenforced.0, passes) != passes {
+            self.unenforced.1 = self.reconciler.unenforced_policies();
+        }
+        Wishes { enforced: *readiness == Readiness::Ready, unenforced: self.unenforced.1.clone() }
     }
 
     fn answer(&self, question: Question) {

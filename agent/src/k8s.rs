@@ -10,6 +10,7 @@
 mod backoff;
 mod config;
 mod failure;
+mod feedback;
 mod follow;
 mod kind;
 mod light;
@@ -17,11 +18,13 @@ mod list;
 mod object;
 mod store;
 mod sync;
+mod taint;
 mod watch;
 
 use std::path::PathBuf;
 
 pub use config::{Connection, Settings, connect};
+pub use feedback::{Feedback, Wishes};
 pub use follow::{Batch, PAUSE, Timing, follow};
 pub use kind::Kind;
 pub use list::{Loaded, load};
@@ -57,7 +60,7 @@ pub enum Error {
         reason: String,
     },
     /// Objects could not be listed.
-    #[error("cannot list {kind}s: {reason}")]
+    #[error("cannot list {}: {reason}", kind.plural())]
     List {
         /// The kind.
         kind: Kind,

@@ -13,7 +13,7 @@ use portcullis_common::tables::Event;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::state::RuleIdentity;
-use crate::status::{EndpointState, Repair, TableFill, UpdateResult};
+use crate::status::{EndpointState, Repair, SourceStatus, TableFill, UpdateResult};
 
 mod families;
 mod series;
@@ -59,6 +59,8 @@ pub struct Figures {
     pub manifest_errors: u64,
     /// Objects and documents that were accepted but are perhaps not as meant.
     pub manifest_warnings: u64,
+    /// What is known of each kind of a cluster's objects; nothing where there is no cluster.
+    pub sources: Vec<SourceStatus>,
     /// Whether the kernel holds what the sources ask for.
     pub synced: bool,
     /// When that was last so; `None` if it never was.

@@ -27,7 +27,7 @@ use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::endpoints::{self, Matcher, Snapshot};
 use crate::index::Cluster;
-use crate::model::{Change, Object, ObjectKey, Pod};
+use crate::model::{Change, Object, ObjectKey, Pod, PolicyId};
 use crate::state::LocalId;
 use crate::state::flat::Flat;
 use crate::state::image::{Full, Image};
@@ -141,6 +141,8 @@ pub struct Reconciler {
     settling: bool,
     /// When the kernel's connection table is read.
     connections: flows::Connections,
+    /// Policies that changed since a pass last succeeded.
+    unsettled: BTreeSet<PolicyId>,
 }
 
 impl Reconciler {
@@ -177,6 +179,7 @@ impl Reconciler {
             unconfirmed: BTreeSet::new(),
             settling: false,
             connections: flows::Connections::default(),
+            unsettled: BTreeSet::new(),
         };
         reconciler.adopt();
         reconciler
@@ -203,6 +206,9 @@ impl Reconciler {
                     && let Some(pod) = self.cluster.pods.get(pod)
                 {
                     know(&mut self.last_known, pod);
+                }
+                if let ObjectKey::Policy(id) = &key {
+                    self.unsettled.insert(id.clone());
                 }
                 self.dirty.objects.insert(key);
             }
@@ -235,7 +241,10 @@ impl Reconciler {
     pub fn pass(&mut self) -> Result<(), ReconcileError> {
         let outcome = self.try_pass();
         match &outcome {
-            Ok(()) => self.health.succeeded(),
+            Ok(()) => {
+                self.health.succeeded();
+                self.unsettled.clear();
+            }
             Err(error) => {
                 self.health.failed(error.to_string());
             }

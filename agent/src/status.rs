@@ -25,6 +25,9 @@ pub struct Status {
     pub synced: bool,
     /// Why it is not in sync, for people.
     pub not_synced_because: Option<String>,
+    /// Of a cluster: what the agent knows of each kind of its objects.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
     /// The last change that was carried out, or was to be.
     pub last_update: Option<LastUpdate>,
     /// The devices that are pods, or may be.
@@ -35,6 +38,29 @@ pub struct Status {
     pub tables: Vec<TableFill>,
     /// What a person should know about and act on, one sentence each.
     pub problems: Vec<String>,
+}
+
+/// What the agent knows of one kind of a cluster's objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The kind, as the API writes it.
+    pub kind: String,
+    /// What is known is what the API server has.
+    pub in_sync: bool,
+    /// All of them have been read once.
+    pub listed: bool,
+    /// Since when contact is lost, if it is.
+    pub lost_since: Option<Timestamp>,
+    /// Why, for people.
+    pub because: Option<String>,
+    /// When the API server last told anything of it, be it that nothing has changed.
+    pub heard: Option<Timestamp>,
+    /// How many are known.
+    pub objects: u64,
+    /// How often all of them were read.
+    pub lists: u64,
+    /// How often asking failed.
+    pub failures: u64,
 }
 
 /// A change that was carried out, or was to be.

@@ -1,11 +1,13 @@
 //! Where objects come from: a cluster's API server or a folder of manifests, told in the same words.
 
-use tokio::sync::mpsc;
+use std::path::PathBuf;
+
+use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 
 use super::AppError;
-use crate::cli::run::RunArgs;
-use crate::k8s::{self, SyncReport};
+use crate::cli::run::{NodeTaint, PolicyEvents, RunArgs};
+use crate::k8s::{self, Feedback, SyncReport, Wishes};
 use crate::manifests::{self, ManifestError};
 use crate::model::Change;
 use crate::reconcile::Unread;
@@ -26,29 +28,63 @@ pub(super) struct News {
 
 /// A source that is being followed.
 pub(super) enum Source {
+    /// A folder.
     Manifests { batches: mpsc::Receiver<manifests::Batch>, follower: JoinHandle<Result<(), ManifestError>> },
-    Cluster { batches: mpsc::Receiver<k8s::Batch>, follower: JoinHandle<Result<(), k8s::Error>>, report: SyncReport },
+    /// An API server.
+    Cluster {
+        batches: mpsc::Receiver<k8s::Batch>,
+        follower: JoinHandle<Result<(), k8s::Error>>,
+        report: SyncReport,
+        /// What the cluster is told.
+        wishes: watch::Sender<Wishes>,
+    },
 }
 
-impl Source {
-    /// Begins to follow what the operator has chosen.
-    pub(super) async fn start(args: &RunArgs) -> Result<Self, AppError> {
+/// A source that was found.
+pub(super) enum Origin {
+    /// A folder.
+    Folder(PathBuf),
+    /// An API server.
+    Cluster(k8s::Connection),
+}
+
+impl Origin {
+    /// Finds what the operator has chosen. Nothing is asked yet.
+    pub(super) async fn find(args: &RunArgs) -> Result<Self, AppError> {
         if let Some(folder) = args.manifests.clone() {
-            let (sender, batches) = mpsc::channel(16);
-            let follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
-            return Ok(Self::Manifests { batches, follower });
+            return Ok(Self::Folder(folder));
         }
-        // `node_of` has seen to the name.
         let node = node_of(args)?;
         let settings = k8s::Settings { kubeconfig: args.kubeconfig.clone(), context: args.context.clone(), node };
-        let connection = k8s::connect(&settings).await?;
+        Ok(Self::Cluster(k8s::connect(&settings).await?))
+    }
+
+    /// Begins to follow it.
+    pub(super) fn follow(self, args: &RunArgs) -> Source {
+        let connection = match self {
+            Self::Folder(folder) => {
+                let (sender, batches) = mpsc::channel(16);
+                let follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
+                return Source::Manifests { batches, follower };
+            }
+            Self::Cluster(connection) => connection,
+        };
         tracing::info!(server = connection.server, "watching the cluster");
         let (sender, batches) = mpsc::channel(16);
         let report = SyncReport::default();
-        let follower = tokio::spawn(k8s::follow(connection, k8s::Timing::default(), report.clone(), sender));
-        Ok(Self::Cluster { batches, follower, report })
+        let wishes = watch::Sender::default();
+        let feedback = Feedback {
+            events: args.policy_events == PolicyEvents::On,
+            untaint: args.node_taint == NodeTaint::Remove,
+            wishes: wishes.subscribe(),
+        };
+        let timing = k8s::Timing::default();
+        let follower = tokio::spawn(k8s::follow(connection, timing, report.clone(), feedback, sender));
+        Source::Cluster { batches, follower, report, wishes }
     }
+}
 
+impl Source {
     /// Waits for what it tells next. Nothing is lost if nobody waits to the end.
     pub(super) async fn next(&mut self) -> Result<News, AppError> {
         match self {
@@ -74,6 +110,18 @@ impl Source {
         match self {
             Self::Manifests { batches, .. } => batches.try_recv().ok().map(Into::into),
             Self::Cluster { batches, .. } => batches.try_recv().ok().map(Into::into),
+        }
+    }
+
+    /// Tells the cluster what it should know, if there is one.
+    pub(super) fn tell(&self, wish: impl FnOnce() -> Wishes) {
+        if let Self::Cluster { wishes, .. } = self {
+            let wish = wish();
+            wishes.send_if_modified(|known| {
+                let different = *known != wish;
+                *known = wish;
+                different
+            });
         }
     }
 

@@ -6,11 +6,11 @@ use std::time::{Duration, SystemTime};
 use jiff::Timestamp;
 use tokio::sync::{mpsc, oneshot};
 
-use crate::k8s::SyncReport;
+use crate::k8s::{KindState, SyncReport};
 use crate::metrics::{Figures, UpdateDurations};
 use crate::reconcile::Reconciler;
 use crate::server::{Answers, Unavailable};
-use crate::status::{EndpointState, LastUpdate, Status, UpdateResult};
+use crate::status::{EndpointState, LastUpdate, SourceStatus, Status, UpdateResult};
 
 /// What the main loop is asked.
 #[derive(Debug)]
@@ -104,6 +104,7 @@ impl Tally {
             update_durations: self.durations.clone(),
             manifest_errors: self.manifest_errors,
             manifest_warnings: self.manifest_warnings,
+            sources: self.sources(),
             synced: self.not_synced(reconciler).is_none(),
             last_sync: self.last_sync,
         }
@@ -118,12 +119,29 @@ impl Tally {
             revision: reconciler.revision(),
             synced: not_synced.is_none(),
             not_synced_because: not_synced,
+            sources: self.sources(),
             last_update: self.last_update.clone(),
             endpoints: reconciler.endpoint_statuses(),
             exits: reconciler.exit_statuses(),
             tables: reconciler.tables(),
             problems: reconciler.problems(),
         }
+    }
+
+    fn sources(&self) -> Vec<SourceStatus> {
+        let states = self.report.as_ref().map(SyncReport::states).unwrap_or_default();
+        let status = |state: KindState| SourceStatus {
+            kind: state.kind.to_string(),
+            in_sync: state.in_sync(),
+            listed: state.listed,
+            lost_since: state.loss.as_ref().map(|loss| loss.since),
+            because: state.loss.map(|loss| loss.reason),
+            heard: state.heard,
+            objects: state.objects,
+            lists: state.lists,
+            failures: state.failures,
+        };
+        states.into_iter().map(status).collect()
     }
 
     /// Why what is in force may not be what is asked for.

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use tokio::sync::mpsc::{self, Sender};
+use tokio::sync::watch;
 use tokio::task::JoinSet;
 
 use super::Error;
 use super::config::Connection;
+use super::feedback::{Feedback, Orders};
 use super::kind::Kind;
 use super::store::{Problem, Store, Told};
 use super::sync::SyncReport;
+use super::taint;
 use super::watch::Watcher;
 use crate::model::{Change, PolicyId};
 
@@ -20,6 +23,9 @@ pub const PAUSE: Duration = Duration::from_millis(50);
 /// Changes that are handed on at once: while everything is read for the first time, no more than these stand beside what is
 /// kept of them.
 const AT_ONCE: usize = 2000;
+
+/// How often what the cluster is told is looked over though nothing happens.
+const LOOK: Duration = Duration::from_secs(60);
 
 /// How patient the watches are.
 #[derive(Clone, Debug)]
@@ -62,7 +68,7 @@ pub struct Batch {
 /// Watches a cluster and tells all that is there, then every change, until nobody listens any more.
 ///
 /// The first change is told at once; those that follow within [`PAUSE`] come together. Failures to reach the server end
-/// nothing: `report` tells of them.
+/// nothing: `report` tells of them. `feedback` is what the cluster is told.
 ///
 /// # Errors
 /// A task has ended before its time.
@@ -70,6 +76,7 @@ pub async fn follow(
     connection: Connection,
     timing: Timing,
     report: SyncReport,
+    feedback: Feedback,
     sender: Sender<Batch>,
 ) -> Result<(), Error> {
     let (told, mut tales) = mpsc::channel(32);
@@ -79,11 +86,27 @@ pub async fn follow(
         tasks.spawn(watcher.run());
     }
     drop(told);
-    let mut collector = Collector { store: Store::default(), report, complete: false };
+    let untaint = watch::Sender::new(false);
+    if feedback.untaint {
+        tasks.spawn(taint::remove(connection.clone(), untaint.subscribe()));
+    }
+    let node = connection.node.clone();
+    let (orders, deliveries) = Orders::new(connection);
+    tasks.spawn(deliveries);
+    let mut collector = Collector { store: Store::default(), report, feedback, orders, node, untaint, complete: false };
+    let mut looks = tokio::time::interval(LOOK);
     loop {
         let first = tokio::select! {
             first = tales.recv() => first,
             () = sender.closed() => return Ok(()),
+            Ok(()) = collector.feedback.wishes.changed() => {
+                collector.feed_back();
+                continue;
+            }
+            _ = looks.tick() => {
+                collector.feed_back();
+                continue;
+            }
         };
         let Some(first) = first else { return Err(Error::Interrupted) };
         let was_complete = collector.complete;
@@ -93,6 +116,7 @@ pub async fn follow(
         {
             collector.take(more);
         }
+        collector.feed_back();
         let Some(batch) = collector.batch(was_complete) else { continue };
         let complete = batch.complete;
         if sender.send(batch).await.is_err() {
@@ -107,6 +131,12 @@ pub async fn follow(
 struct Collector {
     store: Store,
     report: SyncReport,
+    feedback: Feedback,
+    orders: Orders,
+    /// This node.
+    node: Option<String>,
+    /// Whether the own node is to lose its taint.
+    untaint: watch::Sender<bool>,
     complete: bool,
 }
 
@@ -119,9 +149,22 @@ impl Collector {
         self.store.take(told);
         self.report.count(kind, self.store.count(kind));
         if ends {
+            if kind == Kind::Node && self.store.count(kind) == 0 {
+                self.store.no_node(&self.node);
+            }
             self.report.listed(kind);
             self.complete = self.complete || self.report.all_listed();
         }
+    }
+
+    /// Tells the cluster what it should know.
+    fn feed_back(&mut self) {
+        let wishes = self.feedback.wishes.borrow_and_update().clone();
+        if self.feedback.events {
+            self.orders.renew(&self.store, &wishes.unenforced);
+        }
+        let untaint = wishes.enforced && self.store.tainted;
+        self.untaint.send_if_modified(|wanted| std::mem::replace(wanted, untaint) != untaint);
     }
 
     fn batch(&mut self, was_complete: bool) -> Option<Batch> {

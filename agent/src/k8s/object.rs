@@ -14,6 +14,8 @@ use crate::model::{Name, Object, ObjectKey, PolicyId, PolicyKind};
 pub(super) struct Found {
     pub(super) key: ObjectKey,
     pub(super) identity: Identity,
+    /// Of a Node: it may bear the taint, which its text names.
+    pub(super) tainted: bool,
     pub(super) outcome: Outcome,
 }
 
@@ -96,7 +98,7 @@ fn accept<T: Reduced, M>(
             Ok(Converted { value, warnings }) => Outcome::Accepted(wrap(value), warnings),
             Err(invalid) => Outcome::Refused(invalid),
         };
-        Found { key, identity, outcome }
+        Found { key, identity, tainted: names_taint(kind, text), outcome }
     });
     (version, found)
 }
@@ -107,7 +109,11 @@ fn name(kind: Kind, text: &str, outcome: impl FnOnce() -> Outcome) -> Read {
         Err(error) => return (None, Err(Invalid { field: "metadata".into(), message: error.to_string() })),
     };
     let (version, identity, key) = parts(kind, meta);
-    (version, key.map(|key| Found { key, identity, outcome: outcome() }))
+    (version, key.map(|key| Found { key, identity, tainted: names_taint(kind, text), outcome: outcome() }))
+}
+
+fn names_taint(kind: Kind, text: &str) -> bool {
+    kind == Kind::Node && text.contains(super::taint::KEY)
 }
 
 fn parts(kind: Kind, meta: Meta) -> (Option<String>, Identity, Result<ObjectKey, Invalid>) {

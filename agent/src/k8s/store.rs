@@ -68,10 +68,6 @@ struct Entry {
     good: bool,
 }
 
-/// A policy as the server tells its versions apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub(super) struct Policies(pub(super) BTreeMap<PolicyId, Identity>);
-
 /// Everything that was told.
 #[derive(Debug, Default)]
 pub(super) struct Store {
@@ -80,7 +76,10 @@ pub(super) struct Store {
     refused: BTreeMap<ObjectKey, Vec<String>>,
     /// Policies that are refused and of which no version was ever good.
     pub(super) unread: BTreeMap<PolicyId, String>,
-    pub(super) policies: Policies,
+    /// How the server tells policies' versions apart.
+    pub(super) policies: BTreeMap<PolicyId, Identity>,
+    /// The own node bears the taint, perhaps.
+    pub(super) tainted: bool,
     changes: Vec<Change>,
     problems: Vec<Problem>,
     /// Namespaces' names, once.
@@ -129,9 +128,13 @@ impl Store {
 
     fn forget(&mut self, key: ObjectKey, entry: &Entry) {
         self.refused.remove(&key);
-        if let ObjectKey::Policy(id) = &key {
-            self.unread.remove(id);
-            self.policies.0.remove(id);
+        match &key {
+            ObjectKey::Policy(id) => {
+                self.unread.remove(id);
+                self.policies.remove(id);
+            }
+            ObjectKey::Node(_) => self.tainted = false,
+            _ => {}
         }
         if entry.good {
             self.changes.push(Change::Gone(key));
@@ -139,14 +142,17 @@ impl Store {
     }
 
     fn there(&mut self, kind: Kind, found: Found) {
-        let Found { key, identity, outcome } = found;
+        let Found { key, identity, tainted, outcome } = found;
+        if kind == Kind::Node {
+            self.tainted = tainted;
+        }
         let key = self.shared(key);
         let known = self.kinds.entry(kind).or_default();
         let list = known.list;
         let entry = known.objects.entry(key.clone()).or_insert(Entry { list, good: false });
         entry.list = list;
         if let ObjectKey::Policy(id) = &key {
-            self.policies.0.insert(id.clone(), identity);
+            self.policies.insert(id.clone(), identity);
         }
         match outcome {
             Outcome::Accepted(object, warnings) => {
@@ -220,6 +226,21 @@ impl Store {
     /// What is to be applied to the cluster, and what is wrong, since this was last asked.
     pub(super) fn changes(&mut self) -> (Vec<Change>, Vec<Problem>) {
         (std::mem::take(&mut self.changes), std::mem::take(&mut self.problems))
+    }
+
+    /// The cluster has no Node of the name that this node is said to have.
+    pub(super) fn no_node(&mut self, node: &Option<String>) {
+        self.problems.extend(node.iter().map(|node| Problem {
+            severity: Severity::Error,
+            object: format!("Node {node}"),
+            message: "the cluster has no node of this name, and pods that name another are not this node's: see to --node-name"
+                .into(),
+        }));
+    }
+
+    /// Objects that are refused now, and why.
+    pub(super) fn refused(&self) -> impl Iterator<Item = (&ObjectKey, &[String])> {
+        self.refused.iter().map(|(key, reasons)| (key, reasons.as_slice()))
     }
 
     /// How many changes wait.

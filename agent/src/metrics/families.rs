@@ -14,7 +14,7 @@ use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
 use super::{Error, Figures, series};
-use crate::status::{EndpointState, Repair, UpdateResult};
+use crate::status::{EndpointState, Repair, SourceStatus, UpdateResult};
 
 /// The media type of what [`render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
@@ -152,12 +152,48 @@ impl Families<'_> {
             [("error", figures.manifest_errors), ("warning", figures.manifest_warnings)]
                 .map(|(severity, count)| ([("severity", severity)], count)),
         )?;
+        self.sources(figures)?;
         self.sync(figures)?;
         self.family(
             "portcullis_build",
             "The version of the agent.",
             None,
             &Info::new([("version", env!("CARGO_PKG_VERSION"))]),
+        )
+    }
+
+    fn sources(&mut self, figures: &Figures) -> fmt::Result {
+        let by_kind = |source: &SourceStatus| [("kind", source.kind.clone())];
+        let sources = &figures.sources;
+        self.gauges(
+            "portcullis_source_in_sync",
+            "1 while what is known of a kind of objects is what the API server has, else 0.",
+            None,
+            sources.iter().map(|source| (by_kind(source), u32::from(source.in_sync))),
+        )?;
+        self.gauges(
+            "portcullis_source_heard_timestamp",
+            "When the API server last told anything of a kind, be it that nothing has changed, in Unix time.",
+            Some(&Unit::Seconds),
+            sources.iter().filter_map(|source| Some((by_kind(source), source.heard?.as_second()))),
+        )?;
+        self.gauges(
+            "portcullis_source_objects",
+            "Objects of a kind that are known.",
+            None,
+            sources.iter().map(|source| (by_kind(source), source.objects)),
+        )?;
+        self.counters(
+            "portcullis_source_lists",
+            "How often all objects of a kind were read.",
+            None,
+            sources.iter().map(|source| (by_kind(source), source.lists)),
+        )?;
+        self.counters(
+            "portcullis_source_failures",
+            "How often asking the API server for a kind failed.",
+            None,
+            sources.iter().map(|source| (by_kind(source), source.failures)),
         )
     }
 

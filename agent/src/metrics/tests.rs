@@ -50,6 +50,7 @@ fn small() -> Figures {
         foreign_filters: 2,
         manifest_errors: 2,
         manifest_warnings: 1,
+        sources: Vec::new(),
         synced: true,
         last_sync: Some(UNIX_EPOCH + Duration::from_millis(1_772_366_400_500)),
     }

@@ -49,6 +49,7 @@ fn status() -> Status {
         revision: 7,
         synced: true,
         not_synced_because: None,
+        sources: Vec::new(),
         last_update: None,
         endpoints: Vec::new(),
         exits: Vec::new(),

@@ -20,6 +20,7 @@ fn status() -> Status {
         revision: 42,
         synced: true,
         not_synced_because: None,
+        sources: Vec::new(),
         last_update: Some(LastUpdate { at: before(12), took_ms: 3.25, result: UpdateResult::Applied }),
         endpoints: vec![
             EndpointStatus {
