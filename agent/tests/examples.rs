@@ -212,7 +212,9 @@ fn every_example_allows_and_denies_what_it_says() {
             let manifests = tempfile::tempdir().unwrap();
             cluster.write(manifests.path());
             let name = example.file_name().unwrap().to_string_lossy();
-            wrong.extend(check(manifests.path(), &step.expect).iter().map(|what| format!("{name}, step {number}: {what}")));
+            wrong.extend(
+                check(manifests.path(), &step.expect).iter().map(|what| format!("{name}, step {number}: {what}")),
+            );
         }
     }
     assert!(wrong.is_empty(), "{}", wrong.join("\n"));

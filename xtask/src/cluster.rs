@@ -3,7 +3,7 @@
 //! The API server, kubelets, container runtimes and kube-proxies are Kubernetes' and Debian's own. What is missing for
 //! a cluster is the machines: each is a set of namespaces ([`machine`]), joined by a bridge ([`network`]).
 
-mod binaries;
+pub(crate) mod binaries;
 mod cgroups;
 mod cni;
 mod control;

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use crate::stages::{self, Outcome, Stage};
 use crate::workspace::{self, Metadata};
-use crate::{build_ebpf, deny, fuzz, kernels, live, process, walls};
+use crate::{build_ebpf, deny, deploy, fuzz, kernels, live, process, walls};
 
 /// What to run.
 #[derive(clap::Args)]
@@ -30,6 +30,7 @@ fn all() -> Vec<Stage> {
         stage("set-up", 8, set_up),
         stage("clippy", 5, clippy),
         stage("deny", 4, |_| deny::run()),
+        stage("deploy", 6, deploy::stage),
         stage("doc", 3, doc),
         stage("test", 9, test),
         stage("fuzz", 3, fuzz::stage),
