@@ -47,6 +47,9 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     let endpoint = EndpointView::of(t, slot).ok_or(Drop::UNKNOWN_ENDPOINT)?;
     let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
     packet.stamp = Stamp::judged(slot, endpoint.generation);
+    if endpoint.flags & endpoint_flag::PINNED != 0 && !endpoint.may_speak_for(t, frame.source_mac()) {
+        return Err(Drop::SOURCE_MAC);
+    }
     // SAFETY: the working memory is this decision's own.
     let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {

@@ -91,8 +91,15 @@ pub struct EndpointRow {
     pub bank: u32,
     /// The slot's generation, as stamps carry it.
     pub generation: u32,
-    /// Reserved, 0.
-    pub reserved: u64,
+    /// The Ethernet address that its frames must come from, as [`mac_word`] writes it; 0 while none is known.
+    pub mac: u64,
+}
+
+/// An Ethernet address as [`EndpointRow::mac`] holds it: what a program reads from a frame in three steps of two bytes.
+#[inline(always)]
+#[must_use]
+pub const fn mac_word(parts: [u16; 3]) -> u64 {
+    parts[0] as u64 | (parts[1] as u64) << 16 | (parts[2] as u64) << 32
 }
 
 /// Flags of an [`EndpointRow`].
@@ -103,6 +110,8 @@ pub mod endpoint_flag {
     pub const ANY_ADDRESS: u32 = 2;
     /// Encapsulated packets (IPIP, 6in4, GRE, and UDP to the ports of the node's tunnel devices) may leave the pod.
     pub const TUNNELS: u32 = 4;
+    /// Frames must come from [`super::EndpointRow::mac`], and ARP must speak for it.
+    pub const PINNED: u32 = 8;
 }
 
 /// An endpoint's revision in the upper half and the index of its [`EndpointRow`] in the lower; 0 where there is none.

@@ -77,6 +77,11 @@ pub struct RunArgs {
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
     pub source_validation: SourceValidation,
+    /// From which Ethernet address a pod may send. With `pinned` it is the one that its interface had when it got its first
+    /// address: frames from another are dropped, and ARP that speaks for another, so that a pod on a bridge cannot draw its
+    /// neighbours' traffic to itself. Not for pods that bridge virtual machines.
+    #[arg(long, value_enum, default_value_t)]
+    pub source_mac: SourceMac,
     /// Where programs are filters (before 6.6): an `ingress` qdisc on a device gives way to clsact, with every filter on
     /// it, such as the bandwidth plugin's limit of what a pod sends. Without this such a device is not enforced.
     #[arg(long)]
@@ -238,6 +243,16 @@ pub enum MasqueradedClients {
     Deny,
     /// Anything.
     Allow,
+}
+
+/// From which Ethernet address a pod may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SourceMac {
+    /// Any.
+    #[default]
+    Any,
+    /// The one that its interface had at first.
+    Pinned,
 }
 
 /// What pods may send to their own node.

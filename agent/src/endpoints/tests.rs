@@ -40,7 +40,8 @@ impl Host {
             peer_ifindex: None,
             netnsid: None,
             peer_addresses: None,
-            tunnel_port: None,
+            peer_mac: None,
+        tunnel_port: None,
         };
         self.snapshot.links.insert(ifindex, link);
         self.snapshot.links.get_mut(&ifindex).unwrap()

@@ -27,6 +27,7 @@ mod input;
 mod ipvs;
 mod layouts;
 mod manifests;
+mod pinned;
 mod restart;
 mod rewritten;
 mod scenario;
