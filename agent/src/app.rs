@@ -10,7 +10,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation, StatusArgs, StatusOutput};
+use crate::cli::run::{Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation, StatusArgs, StatusOutput};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
@@ -82,6 +82,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         allow_tunnels: args.allow_tunnels,
         masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
         pin_source_mac: args.source_mac == SourceMac::Pinned,
+        keep_established: args.established == Established::Keep,
         judge_own_node: args.own_node == OwnNode::Policy,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),

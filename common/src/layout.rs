@@ -229,6 +229,8 @@ pub mod rule {
     pub const MISSING: u32 = 3;
     /// Wrapped for a tunnel device of this node: denied.
     pub const TUNNEL: u32 = 4;
+    /// A rule of policy as it was when the flow began: its number may be another's by now.
+    pub const KEPT: u32 = 5;
     /// The first number of a policy's rule.
     pub const FIRST: u32 = 16;
 }
@@ -405,6 +407,8 @@ pub mod node_flag {
     /// Policy judges what pods send to addresses of this node. Such a packet may end in the node, where no exit sees it, so
     /// it is judged where it enters.
     pub const OWN_NODE: u64 = 16;
+    /// Flows that were let through stay, whatever policy says since.
+    pub const KEEP: u64 = 32;
 }
 
 /// What the agents of one node hand on to each other.

@@ -66,6 +66,11 @@ pub struct RunArgs {
     /// policy judges the node's address still, since there the kernel lets anybody send with that as source.
     #[arg(long, value_enum, default_value_t)]
     pub masqueraded_clients: MasqueradedClients,
+    /// What becomes of established flows when policy changes: they are judged again, and end where it denies them now, or are
+    /// kept as they were let through until they end by themselves. A flow that was open before Portcullis saw it is judged
+    /// once either way. Packets of kept flows are counted, but for no rule.
+    #[arg(long, value_enum, default_value_t)]
+    pub established: Established,
     /// What pods may send to the addresses of their own node. Kubernetes NetworkPolicy allows all of it; with `policy` it is
     /// judged by the rules that a policy has (an ipBlock with the node's address allows it), LocalDNS on the node included.
     /// What the node's own processes send to pods, such as probes, passes either way. A Service that leads to processes of the
@@ -243,6 +248,16 @@ pub enum MasqueradedClients {
     Deny,
     /// Anything.
     Allow,
+}
+
+/// What becomes of established flows when policy changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Established {
+    /// They are judged again.
+    #[default]
+    Rejudge,
+    /// They stay.
+    Keep,
 }
 
 /// From which Ethernet address a pod may send.

@@ -55,6 +55,7 @@ impl Reconciler {
         }
         self.set_node_flag(node_flag::MASQUERADED, self.settings.masqueraded_clients);
         self.set_node_flag(node_flag::OWN_NODE, self.settings.judge_own_node);
+        self.set_node_flag(node_flag::KEEP, self.settings.keep_established);
         if first {
             self.take_new_devices(false);
         } else if self.egress_begins() {

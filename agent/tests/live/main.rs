@@ -17,6 +17,7 @@ mod cluster;
 mod connections;
 mod counters;
 mod detours;
+mod established;
 mod flows;
 mod foreign;
 mod frames;
