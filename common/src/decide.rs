@@ -429,7 +429,8 @@ fn judge_incoming<T: Tables>(
         if !found && is_midstream(headers) {
             t.note(Event::NotTakenUp);
         }
-        return Err(Drop::POLICY);
+        let masqueraded = stamp.is_outside() && verdict.is_of_own_node();
+        return Err(if masqueraded { Drop::MASQUERADED } else { Drop::POLICY });
     }
     // A flow that the pod itself opened is another's now.
     flow.state ^= state::INGRESS;

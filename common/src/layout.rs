@@ -160,6 +160,7 @@ impl VerdictWord {
     const ALLOW: u64 = 1 << 32;
     const DEFER: u64 = 1 << 33;
     const CONFIRM: u64 = 1 << 34;
+    const OWN_NODE: u64 = 1 << 35;
 
     /// Egress is to be judged where the packet leaves, and this rule is certain to allow it there; without a rule replies
     /// need an exit's word.
@@ -200,6 +201,20 @@ impl VerdictWord {
     #[must_use]
     pub const fn new(allow: bool, rule: u32) -> Self {
         Self(VALID | if allow { Self::ALLOW } else { 0 } | rule as u64)
+    }
+
+    /// The same, of a source that is an address of this node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_own_node(self) -> Self {
+        Self(self.0 | Self::OWN_NODE)
+    }
+
+    /// Whether the source is an address of this node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of_own_node(self) -> bool {
+        self.0 & Self::OWN_NODE != 0
     }
 
     /// Whether the packet goes on.

@@ -148,7 +148,8 @@ pub fn ingress<T: Tables>(t: T, slot: u32, from: Address, asked: Asked) -> Verdi
     if endpoint.is_closed() {
         return VerdictWord::new(false, rule::CLOSED);
     }
-    classify(t, seed, &question(&endpoint, endpoint.ingress, peer, asked.has(Asked::ITSELF), asked))
+    let verdict = classify(t, seed, &question(&endpoint, endpoint.ingress, peer, asked.has(Asked::ITSELF), asked));
+    if peer & peer::OWN_NODE == 0 { verdict } else { verdict.of_own_node() }
 }
 
 #[inline(always)]

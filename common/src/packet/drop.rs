@@ -47,8 +47,12 @@ impl Drop {
     /// A frame from another Ethernet address than the pod's, or ARP that speaks for another.
     pub const SOURCE_MAC: Self = Self(19);
 
+    /// As [`Drop::POLICY`], of a packet from outside whose source is an address of this node: a client that the host has
+    /// masqueraded.
+    pub const MASQUERADED: Self = Self(20);
+
     /// Every reason, with its name in metrics.
-    pub const ALL: [(Self, &'static str); 19] = [
+    pub const ALL: [(Self, &'static str); 20] = [
         (Self::POLICY, "policy"),
         (Self::UNKNOWN_ENDPOINT, "unknown_endpoint"),
         (Self::MALFORMED, "malformed"),
@@ -68,6 +72,7 @@ impl Drop {
         (Self::SOURCE_ROUTE, "source_route"),
         (Self::UNRELATED, "unrelated_error"),
         (Self::SOURCE_MAC, "source_mac"),
+        (Self::MASQUERADED, "masqueraded_client"),
     ];
 }
 

@@ -49,7 +49,11 @@ fn ask(cluster: &Cluster, from: &str, to: &str, asked: Asked, output: ExplainOut
     };
     let [from, to] = [from, to].map(|party| party.parse().expect("a pod or an address"));
     let mut out = Vec::new();
-    write(&ExplainArgs { manifests: "".into(), from, to, port, protocol, output, own_node: Default::default() }, cluster, &mut out)?;
+    write(
+        &ExplainArgs { manifests: "".into(), from, to, port, protocol, output, own_node: Default::default() },
+        cluster,
+        &mut out,
+    )?;
     Ok(String::from_utf8(out).expect("UTF-8"))
 }
 
@@ -225,4 +229,22 @@ fn namespaces_by_name() {
     let told = text(&mk_cluster(["x/a", "x/b"].map(mk_pod), [policy]), "x/b", "x/a", Asked::Icmp);
     assert!(told.contains("      from: pods with app=web in namespace y or z\n"), "{told}");
     assert!(told.contains("      - pod x/b is in namespace x, not in y or z\n"), "{told}");
+}
+
+#[test]
+fn clients_that_the_node_masqueraded_are_named() {
+    let cluster = dgraph();
+    let answer = |from| ask(&cluster, from, "dgraph/alpha", Asked::Traffic(tcp(8080)), ExplainOutput::Json);
+    let ingress = |from| {
+        let report: serde_json::Value = serde_json::from_str(&answer(from).expect("an answer")).expect("JSON");
+        report["answers"][0]["ingress"].clone()
+    };
+    let node = ingress("192.0.2.1");
+    assert_eq!(node["verdict"], "allow", "processes of the node");
+    let masqueraded = &node["masqueraded_clients"];
+    assert_eq!(masqueraded["verdict"], "deny", "{node}");
+    assert_eq!(masqueraded["reason"], "isolation", "{node}");
+    let note = node["notes"][0].as_str().expect("a note");
+    assert!(note.contains("masqueraded_client") && note.contains("--masqueraded-clients"), "{note}");
+    assert!(ingress("203.0.113.1").get("masqueraded_clients").is_none(), "no node's address");
 }
