@@ -10,7 +10,10 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation, StatusArgs, StatusOutput};
+use crate::cli::run::{
+    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation, StatusArgs,
+    StatusOutput,
+};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};

@@ -68,7 +68,7 @@ pub struct RunArgs {
     pub masqueraded_clients: MasqueradedClients,
     /// What becomes of established flows when policy changes: they are judged again, and end where it denies them now, or are
     /// kept as they were let through until they end by themselves. A flow that was open before Portcullis saw it is judged
-    /// once either way. Packets of kept flows are counted, but for no rule.
+    /// once either way. Packets of kept flows are counted for no rule.
     #[arg(long, value_enum, default_value_t)]
     pub established: Established,
     /// What pods may send to the addresses of their own node. Kubernetes NetworkPolicy allows all of it; with `policy` it is

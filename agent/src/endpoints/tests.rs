@@ -41,7 +41,7 @@ impl Host {
             netnsid: None,
             peer_addresses: None,
             peer_mac: None,
-        tunnel_port: None,
+            tunnel_port: None,
         };
         self.snapshot.links.insert(ifindex, link);
         self.snapshot.links.get_mut(&ifindex).unwrap()

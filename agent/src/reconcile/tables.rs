@@ -205,9 +205,8 @@ impl Reconciler {
     /// an address, and no container runs before it is done; later the pod itself may have written it.
     fn first_mac(&self, ifindex: u32) -> u64 {
         let link = self.snapshot.links.get(&ifindex).filter(|link| link.pod_addresses().next().is_some());
-        link.and_then(|link| link.peer_mac).map_or(0, |[a, b, c, d, e, f]| {
-            mac_word([[a, b], [c, d], [e, f]].map(u16::from_ne_bytes))
-        })
+        link.and_then(|link| link.peer_mac)
+            .map_or(0, |[a, b, c, d, e, f]| mac_word([[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)))
     }
 
     fn raise_revision(&mut self, ifindex: u32) {
