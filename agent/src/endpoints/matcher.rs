@@ -82,7 +82,11 @@ pub struct Matched {
 ///    which the pod's address was the *first* address seen (the CNI sets the pod's own address before any of its
 ///    containers runs), then the older one. This is the only place where the order of events decides. The others are
 ///    [`Role::Closed`] and reported.
-/// 4. A veth that may be several free pods (two objects with one address while one of them ends) is that one which
+/// 4. A veth named as Azure CNI names them, for a pod that is not known (yet), is no other pod's, whatever addresses it has:
+///    those of a pod that has just ended may be given to the next while the Pod object still has them.
+/// 5. For the same reason an address that a pod had on a veth which is gone gives it a second veth (its sandbox was made
+///    anew) only once every other pod of this node has told its addresses. Until then the veth is [`Role::Pending`].
+/// 6. A veth that may be several free pods (two objects with one address while one of them ends) is that one which
 ///    never had a veth; if that leaves more than one it is [`Role::Pending`] and reported.
 #[derive(Debug, Default)]
 pub struct Matcher {
@@ -93,7 +97,8 @@ pub struct Matcher {
     adopted: BTreeMap<u32, PodId>,
     matched: BTreeMap<u32, Matched>,
     first_seen: BTreeMap<u32, FirstSeen>,
-    had_veth: BTreeSet<PodId>,
+    /// Pods that have or had a veth, with the addresses that they had meanwhile.
+    had_veth: BTreeMap<PodId, BTreeSet<IpAddr>>,
     roles: BTreeMap<u32, Role>,
     reports: Vec<Report>,
 }
@@ -229,8 +234,11 @@ impl Matcher {
         }
         let claims = self.claims();
         self.grant(&claims);
-        self.had_veth.extend(self.matched.values().map(|matched| matched.pod.clone()));
-        self.had_veth.retain(|pod| self.pods.contains(pod) || self.matched.values().any(|m| m.pod == *pod));
+        for matched in self.matched.values() {
+            let addresses = self.had_veth.entry(matched.pod.clone()).or_default();
+            addresses.extend(self.pods.addresses(&matched.pod));
+        }
+        self.had_veth.retain(|pod, _| self.pods.contains(pod) || self.matched.values().any(|m| m.pod == *pod));
         self.decide_roles(&claims);
     }
 
@@ -272,11 +280,18 @@ impl Matcher {
         self.matched.iter().map(|(ifindex, matched)| (matched.pod.clone(), *ifindex)).collect()
     }
 
-    /// The pods of a claim that no veth is; of several those that never had a veth, if there are any.
-    fn free<'a>(&self, claim: &'a Claim, holders: &BTreeMap<PodId, u32>) -> Vec<&'a PodId> {
-        let mut free: Vec<&PodId> = claim.pods.iter().filter(|pod| !holders.contains_key(*pod)).collect();
-        if free.len() > 1 && free.iter().any(|pod| !self.had_veth.contains(*pod)) {
-            free.retain(|pod| !self.had_veth.contains(*pod));
+    /// The pods of a claim that no veth is; of several those that never had a veth, if there are any. Where only an address
+    /// speaks for a pod, which it had on a veth before, those too whose addresses are not known yet.
+    fn free<'a>(&'a self, claim: &'a Claim, holders: &BTreeMap<PodId, u32>) -> Vec<&'a PodId> {
+        let is_free = |pod: &&PodId| !holders.contains_key(*pod);
+        let mut free: Vec<&PodId> = claim.pods.iter().filter(is_free).collect();
+        if free.len() > 1 && free.iter().any(|pod| !self.had_veth.contains_key(*pod)) {
+            free.retain(|pod| !self.had_veth.contains_key(*pod));
+        }
+        let [pod] = free.as_slice() else { return free };
+        let had = self.had_veth.get(*pod).is_some_and(|had| claim.addresses.is_subset(had));
+        if had && !claim.addresses.is_empty() {
+            free.extend(self.pods.without_addresses().filter(is_free));
         }
         free
     }
