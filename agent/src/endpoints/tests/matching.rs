@@ -155,6 +155,46 @@ fn an_ending_pod_and_its_successor_may_share_an_address() {
 }
 
 #[test]
+fn a_veth_that_is_quicker_than_its_pods_object_is_that_pods_when_it_comes() {
+    let anew = PodId { uid: "another".into(), ..id("old") };
+    let anew = LocalPod { id: anew, addresses: vec![ip("10.1.0.1")] };
+    let named = azure_veth_name("default", "old");
+    type Step = fn(&mut Host, &mut Matcher);
+    let nothing: Step = |_, _| ();
+    let deleted: Step = |_, m| m.delete_pod(&id("old"));
+    let later: Step = |host, m| m.links(host.inner(6, &["10.1.0.1", "10.1.0.2"]).now());
+    let elsewhere: Step = |host, m| m.links(host.veth(7, "veth7", &["10.1.0.1"]).now());
+    for (what, veth, inner, step, new, becomes) in [
+        ("by the first address inside", "veth6", "10.1.0.1", nothing, pod("new", &["10.1.0.1"]), true),
+        ("the object before it is gone", "veth6", "10.1.0.1", deleted, pod("new", &["10.1.0.1"]), true),
+        ("by its name, a pod created anew", &*named, "10.1.0.1", deleted, anew.clone(), true),
+        ("by its name, the object before it still there", &named, "10.1.0.1", nothing, anew, true),
+        ("by an address that was added inside", "veth6", "10.1.0.1", later, pod("new", &["10.1.0.2"]), false),
+        ("its name is that of the pod before", &named, "10.1.0.1", nothing, pod("new", &["10.1.0.1"]), false),
+        ("another address", "veth6", "10.1.0.1", deleted, pod("new", &["10.1.0.3"]), false),
+        ("another veth has come", "veth6", "10.1.0.1", elsewhere, pod("new", &["10.1.0.1"]), false),
+    ] {
+        let mut host = Host::default();
+        let mut matcher = matcher();
+        matcher.pods([pod("old", &["10.1.0.1"])]);
+        matcher.links(host.veth(5, "veth5", &["10.1.0.1"]).now());
+        matcher.links(host.remove(5).veth(6, veth, &[inner]).now());
+        expect(&matcher, 6, &endpoint("old"), what);
+        step(&mut host, &mut matcher);
+        expect(&matcher, 6, &endpoint("old"), what);
+        matcher.apply_pod(new.clone());
+        let expected = if becomes { Role::Endpoint(new.id.clone()) } else { endpoint("old") };
+        expect(&matcher, 6, &expected, what);
+        // And stays it.
+        matcher.delete_pod(&new.id);
+        matcher.apply_pod(pod("third", &["10.1.0.1"]));
+        if becomes {
+            expect(&matcher, 6, &expected, what);
+        }
+    }
+}
+
+#[test]
 fn finished_pods_and_pods_on_the_hosts_network_are_no_endpoints() {
     let model = |host_network, finished| crate::model::Pod {
         key: PodKey::new("default", "a"),
