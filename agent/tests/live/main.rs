@@ -35,5 +35,6 @@ mod segments;
 mod stamp;
 mod suite;
 mod table;
+mod together;
 mod tunnels;
 mod uninstall;
