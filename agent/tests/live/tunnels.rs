@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use portcullis_testbed::{Namespace, Outcome, Pod, Probe, Protocol, Service, Shape, probe_all};
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, PATIENCE};
+use crate::agent::{Agent, PATIENCE, pause};
 use crate::attacks::{address, arrives_in, next_hop, pair};
 use crate::cluster::{LiveCluster, Plan, service_port};
 use crate::frames::{self, Addresses, Hop};
@@ -298,7 +298,7 @@ fn counted(cluster: &LiveCluster) -> Vec<String> {
         std::array::from_fn::<u32, 3, _>(|at| now[at] - before[at])
     };
     while difference().iter().zip(wanted).any(|(now, wanted)| *now < wanted) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
     let mut wrong = Vec::new();
     let counted = settled(&difference);
@@ -324,7 +324,7 @@ fn settled(counters: &dyn Fn() -> [u32; 3]) -> [u32; 3] {
     let mut last = counters();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        std::thread::sleep(Duration::from_millis(300));
+        pause(Duration::from_millis(300));
         let now = counters();
         if now == last || Instant::now() >= deadline {
             return now;
