@@ -40,5 +40,6 @@ mod segments;
 mod stamp;
 mod suite;
 mod table;
+mod together;
 mod tunnels;
 mod uninstall;
