@@ -14,7 +14,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
+use crate::cli::run::{
+    Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput,
+};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
 use crate::manifests::ManifestError;

@@ -7,7 +7,13 @@ use crate::evaluate::fixture::*;
 use crate::model::{Object, Protocol};
 
 fn args(ports: &[Traffic], output: MatrixOutput) -> MatrixArgs {
-    MatrixArgs { manifests: "".into(), ports: ports.to_vec(), output, engine: EngineName::Evaluator, own_node: Default::default() }
+    MatrixArgs {
+        manifests: "".into(),
+        ports: ports.to_vec(),
+        output,
+        engine: EngineName::Evaluator,
+        own_node: Default::default(),
+    }
 }
 
 fn answer(cluster: &Cluster, args: &MatrixArgs) -> String {
