@@ -82,7 +82,8 @@ impl Example {
             let documents: Vec<Value> = serde_saphyr::from_multiple(&read(&folder.join(file))?)
                 .with_context(|| format!("cannot read {file} of {}", folder.display()))?;
             for object in documents {
-                let word = |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
+                let word =
+                    |pointer: &str| object.pointer(pointer).and_then(Value::as_str).unwrap_or_default().to_owned();
                 let image = word("/spec/containers/0/image");
                 if word("/kind") != "Pod" && object.pointer("/spec/template").is_some()
                     || !image.is_empty() && image != AGNHOST

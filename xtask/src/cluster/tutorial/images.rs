@@ -11,8 +11,8 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::super::images::base;
 use super::PROGRAM;
-use crate::image::{Architecture, copy_libraries};
 use crate::image::archive::{self, Image, Tree};
+use crate::image::{Architecture, copy_libraries};
 use crate::{demo, process, workspace};
 
 const DGRAPH: &str = "dgraph/dgraph:v25.0.0";
