@@ -21,7 +21,7 @@ use crate::cli::run::{
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
 use crate::manifests::ManifestError;
-use crate::model::PolicyId;
+use crate::model::{Name, PolicyId};
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
 use crate::state::image::Sizes;
@@ -256,6 +256,15 @@ async fn end(stop: oneshot::Sender<()>, serving: JoinHandle<()>) {
     tracing::info!("stopping; enforcement stays in place, `portcullis uninstall` removes it");
     drop(stop);
     drop(serving.await);
+}
+
+/// Has every node cleaned in the agents' place. Gives the number of nodes.
+///
+/// # Errors
+/// There is no cluster, no such DaemonSet, or not every node was clean in time.
+pub async fn uninstall_everywhere(daemon_set: &Name, seconds: u32) -> Result<u64, k8s::Error> {
+    let connection = k8s::connect(&k8s::Settings::default()).await?;
+    k8s::uninstall_everywhere(&connection, daemon_set, Duration::from_secs(seconds.into())).await
 }
 
 /// Completes at SIGTERM or SIGINT.

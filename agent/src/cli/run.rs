@@ -8,6 +8,8 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use portcullis_common::flow::Lifetime;
 
+use crate::model::Name;
+
 /// Where pins are kept unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/portcullis";
 /// Where the agent answers `status` unless told otherwise.
@@ -364,6 +366,24 @@ pub struct UninstallArgs {
     /// When everything is removed, do nothing until told to end: for a DaemonSet that has taken the agents' place.
     #[arg(long)]
     pub stay: bool,
+    /// Do it on every node instead: make the agents' DaemonSet of this name uninstall in the agents' place, and wait until
+    /// every node is clean. The cluster is that of KUBECONFIG, else that of the pod which this runs in.
+    #[arg(long = "daemonset", value_name = "NAMESPACE/NAME", value_parser = parse_name, conflicts_with = "stay")]
+    pub daemon_set: Option<Name>,
+    /// How long to wait for every node, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "daemon_set",
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub timeout: u32,
+}
+
+/// `namespace/name`.
+fn parse_name(text: &str) -> Result<Name, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(Name::new(namespace, name))
+        }
+        _ => Err("a namespace and a name, such as portcullis/portcullis".to_owned()),
+    }
 }
 
 #[cfg(test)]

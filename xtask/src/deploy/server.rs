@@ -32,7 +32,7 @@ pub(super) fn check(tools: &Tools, folders: &[PathBuf], complaints: &mut Vec<Com
         complaints.extend(apply(&api, &std::fs::read_to_string(&file)?, &file.display().to_string())?);
     }
     guard::check(&api, complaints)?;
-    chart(tools, &api)?;
+    complaints.extend(chart(tools, &api).err().map(|error| format!("{error:#}")));
     Ok(Outcome::Passed)
 }
 
@@ -80,7 +80,7 @@ fn chart(tools: &Tools, api: &Api) -> Result<()> {
     let path = helm::chart();
     let path = path.to_str().context("a path that is not UTF-8")?;
     // What the kustomizations have left is taken over.
-    helm(&["install", "portcullis", path, "--take-ownership"])?;
+    helm(&["install", "portcullis", path, "--take-ownership", "--force-conflicts"])?;
     helm(&["upgrade", "portcullis", path, "--set=image.tag=other", "--set=settings.max-endpoints=512"])?;
     helm(&["rollback", "portcullis", "1"])?;
     helm(&["uninstall", "portcullis", "--no-hooks"])
