@@ -15,7 +15,8 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::cli::run::{
-    Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput,
+    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation, StatusArgs,
+    StatusOutput,
 };
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
@@ -117,6 +118,8 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
         any_source: args.source_validation == SourceValidation::Off,
         allow_tunnels: args.allow_tunnels,
         masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
+        pin_source_mac: args.source_mac == SourceMac::Pinned,
+        keep_established: args.established == Established::Keep,
         judge_own_node: args.own_node == OwnNode::Policy,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),

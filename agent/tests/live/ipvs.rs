@@ -36,7 +36,7 @@ fn vips(service: usize) -> [IpAddr; 2] {
     [[10, 0, 9, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 9, at.into()].into()]
 }
 
-fn backends<'a>(cluster: &'a LiveCluster, service: usize) -> Vec<&'a Pod> {
+fn backends(cluster: &LiveCluster, service: usize) -> Vec<&Pod> {
     SERVICES[service].iter().map(|backend| cluster.pod(backend)).collect()
 }
 
@@ -144,20 +144,31 @@ fn a_service_by_ipvs_is_judged_by_its_backend() {
     if !wanted() {
         return;
     }
-    let by_policy = |from: &str, backend: &str| from == "x/a" && backend.ends_with("/b");
     for shape in [Shape::Routed, Shape::Bridged] {
         let plan = Plan { agents: false, known_services: false, ..Plan::new(shape, &PODS) };
         let mut cluster = LiveCluster::new(&plan);
-        install(&cluster, cluster.bed.node(0).namespace());
-        let mut wrong = judge(&cluster, "without agents", |_, _| true);
+        before_agents(&cluster);
         // All that IPVS does is done on the first node.
         cluster.start_first_agents(1, &[], &policies());
-        cluster.enforce(&policies());
-        wrong.extend(judge(&cluster, "Services that the agents do not know", by_policy));
-        cluster.manifests.write("services-ipvs", &objects(&cluster));
-        cluster.enforce(&policies());
-        wrong.extend(judge(&cluster, "Services that the agents know", by_policy));
-        assert!(wrong.is_empty(), "{shape:?}:\n{}", wrong.join("\n"));
-        eprintln!("judged {} Services by IPVS of {shape:?} pods", SERVICES.len());
+        with_agents(&cluster, shape);
     }
+}
+
+/// Makes the Services, all of whose backends answer where nobody enforces.
+pub(crate) fn before_agents(cluster: &LiveCluster) {
+    assert!(wanted(), "no IPVS");
+    install(cluster, cluster.bed.node(0).namespace());
+    let wrong = judge(cluster, "without agents", |_, _| true);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+pub(crate) fn with_agents(cluster: &LiveCluster, shape: Shape) {
+    let by_policy = |from: &str, backend: &str| from == "x/a" && backend.ends_with("/b");
+    cluster.enforce(&policies());
+    let mut wrong = judge(cluster, "Services that the agents do not know", by_policy);
+    cluster.manifests.write("services-ipvs", &objects(cluster));
+    cluster.enforce(&policies());
+    wrong.extend(judge(cluster, "Services that the agents know", by_policy));
+    assert!(wrong.is_empty(), "{shape:?}:\n{}", wrong.join("\n"));
+    eprintln!("judged {} Services by IPVS of {shape:?} pods", SERVICES.len());
 }

@@ -125,18 +125,40 @@ fn associations_are_what_policy_says() {
     for shape in [Shape::Routed, Shape::Bridged] {
         let plan = Plan { agents: false, ports: Vec::new(), ..Plan::new(shape, &PODS) };
         let mut cluster = LiveCluster::new(&plan);
-        let _servers: Vec<Echo> = ["x/b", "y/b"].map(|server| Echo::new(cluster.pod(server), &PORTS)).into();
-        let ways = ways(&cluster);
-        let older = without_policy(&cluster, &ways);
+        let before = before_agents(&cluster);
         // On the other node the kernel does nothing that it does not do on this one.
-        cluster.start_first_agents(1, &[], &policies(PORTS[0]));
-        older_ones(&older);
-        judge(&cluster, &ways);
-        eprintln!("judged {} ways to SCTP servers of {shape:?} pods", ways.len());
+        cluster.start_first_agents(1, &[], &first_policies());
+        with_agents(&cluster, shape, &before);
     }
 }
 
-/// Associations of x/a, with their ports. Without agents all come about, so that what is denied later is known to be.
+/// What is there before agents are.
+pub(crate) struct Before {
+    ways: Vec<Way>,
+    /// Associations of x/a, with their ports.
+    older: Vec<(String, u16, Association)>,
+    _servers: Vec<Echo>,
+}
+
+/// Starts servers and opens associations. All come about, so that what is denied later is known to be.
+pub(crate) fn before_agents(cluster: &LiveCluster) -> Before {
+    let servers: Vec<Echo> = ["x/b", "y/b"].map(|server| Echo::new(cluster.pod(server), &PORTS)).into();
+    let ways = ways(cluster);
+    let older = without_policy(cluster, &ways);
+    Before { ways, older, _servers: servers }
+}
+
+/// What agents must be started with.
+pub(crate) fn first_policies() -> Vec<Value> {
+    policies(PORTS[0])
+}
+
+pub(crate) fn with_agents(cluster: &LiveCluster, shape: Shape, before: &Before) {
+    older_ones(&before.older);
+    judge(cluster, &before.ways);
+    eprintln!("judged {} ways to SCTP servers of {shape:?} pods", before.ways.len());
+}
+
 fn without_policy(cluster: &LiveCluster, ways: &[Way]) -> Vec<(String, u16, Association)> {
     let mut opened = Vec::new();
     for way in ways {
