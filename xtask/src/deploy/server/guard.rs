@@ -27,7 +27,12 @@ const TRIALS: [Trial; 16] = [
     ("make itself another token", &["create", "token", "portcullis", "--namespace=portcullis"], Some("forbidden")),
     ("its own node's label", &["label", "node", "own", "a=b"], Some("labels")),
     ("its own node's annotation", &["annotate", "node", "own", "a=b"], Some("annotations")),
-    ("its own node unschedulable", &["cordon", "own"], Some("schedulability")),
+    // `kubectl cordon` succeeds whatever the API server says.
+    (
+        "its own node unschedulable",
+        &["patch", "node", "own", "--type=merge", "--patch={\"spec\":{\"unschedulable\":true}}"],
+        Some("schedulability"),
+    ),
     ("another taint on its own node", &["taint", "node", "own", "a=b:NoSchedule"], Some("neither add")),
     ("another's taint off its own node", &["taint", "node", "own", "other-"], Some("neither add")),
     (
