@@ -42,7 +42,7 @@ fn frames_from_another_ethernet_address_are_dropped() {
         }
         assert!(dropped(&cluster) >= 2.0, "{shape:?}: {:?}", cluster.agents[0].drops());
         // What the pod makes of its interface is not believed, not even by an agent that starts later.
-        let ask = || Probe::new(&a, b.v4().unwrap().into(), Protocol::Udp, 80).run();
+        let ask = || Probe::new(&a, b.v4().unwrap(), Protocol::Udp, 80).run();
         let change = |mac: Mac| {
             let text: Vec<String> = mac.iter().map(|byte| format!("{byte:02x}")).collect();
             a.namespace().ip([format!("link set eth0 address {}", text.join(":"))]).unwrap();
@@ -55,7 +55,7 @@ fn frames_from_another_ethernet_address_are_dropped() {
         cluster.agents[0].await_ready();
         assert!(!ask().is_answer_of("x/b"), "{shape:?}: with another address, when the agent starts again");
         change(own);
-        let again = Probe::new(&a, b.v4().unwrap().into(), Protocol::Udp, 80).timeout(crate::agent::PATIENCE).run();
+        let again = Probe::new(&a, b.v4().unwrap(), Protocol::Udp, 80).timeout(crate::agent::PATIENCE).run();
         assert!(again.is_answer_of("x/b"), "{shape:?}: with its own address again: {again:?}");
     }
 }
