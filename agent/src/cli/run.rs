@@ -24,17 +24,18 @@ pub struct RunArgs {
     /// Print the settings that hold, as YAML, with where each comes from, and end.
     #[arg(long)]
     pub print_config: bool,
-    /// A folder of manifests to follow, instead of a cluster.
+    /// A folder of manifests to follow. Without it a cluster is watched.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
     /// How to reach the cluster. Without it KUBECONFIG tells, then the service account of the pod that this runs in.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The context in the kubeconfig, if not the current one.
+    /// The context in the kubeconfig. Default: its current one.
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
     /// This node, as the cluster knows it: only pods whose spec.nodeName is this are its own (of manifests also those that
-    /// have none). Needed with a cluster, where NODE_NAME may tell it too, which a DaemonSet sets from spec.nodeName.
+    /// have none). Without it NODE_NAME tells, which a DaemonSet sets from spec.nodeName; of manifests all pods are its own
+    /// if neither does.
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Whether the taint portcullis.io/agent-not-ready is taken from this node once everything that the cluster wants is
