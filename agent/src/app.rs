@@ -1,8 +1,10 @@
 //! The running agent: events in, passes out.
 
+mod questions;
 mod tally;
 
-use std::process::ExitCode;
+pub use questions::{explain, log_level, matrix, status};
+
 use std::time::{Duration, Instant};
 
 use tally::{Desk, Question, Tally};
@@ -10,14 +12,15 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, SourceValidation, StatusArgs, StatusOutput};
+use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, SourceValidation};
 use crate::dataplane::{self, Dataplane, DataplaneError};
+use crate::logging::Control;
 use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
+use crate::netlink;
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
 use crate::state::image::Sizes;
 use crate::status::UpdateResult;
-use crate::{cli, netlink};
 
 /// Why the agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -56,7 +59,7 @@ const BEAT_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Something that the agent cannot do without is missing.
-pub async fn run(args: RunArgs) -> Result<(), AppError> {
+pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
@@ -90,7 +93,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let (questions, mut asked) = mpsc::channel(16);
     let (ready, readiness) = watch::channel(Readiness::NotReady("the manifests have not been read yet".into()));
     let (beat, beats) = watch::channel(Instant::now());
-    let views = Views { readiness, beat: beats, beat_limit: BEAT_LIMIT, answers: Desk(questions) };
+    let views = Views { readiness, beat: beats, beat_limit: BEAT_LIMIT, answers: Desk::new(questions, log) };
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(views, async {
         // Whatever ends this side ends the other.
@@ -98,6 +101,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     }));
 
     let mut agent = Agent { reconciler: Reconciler::new(settings, dataplane, image), tally: Tally::default(), told: 0 };
+    agent.tally.source.name = format!("manifests in {}", args.manifests.display());
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let mut filters = netlink::watch_filters()?;
     let (sender, mut batches) = mpsc::channel(16);
@@ -211,6 +215,7 @@ impl Agent {
         self.tally.manifest_warnings += counts.warnings as u64;
         self.reconciler.objects(batch.changes);
         let manifests::Unread { places, policies } = batch.unread;
+        self.tally.unread = places.len() + policies.len();
         self.reconciler.unread(reconcile::Unread { anything: places.into_values().collect(), policies });
     }
 
@@ -277,44 +282,7 @@ impl Agent {
         match question {
             Question::Figures(to) => drop(to.send(self.tally.figures(&self.reconciler))),
             Question::Status(to) => drop(to.send(self.tally.status(&self.reconciler))),
+            Question::Cluster(to) => drop(to.send((self.reconciler.cluster().clone(), self.tally.unread))),
         }
     }
-}
-
-/// Answers `portcullis status`.
-#[must_use]
-pub fn status(args: &StatusArgs) -> ExitCode {
-    match try_status(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(cli::FAILED)
-        }
-    }
-}
-
-fn try_status(args: &StatusArgs) -> Result<(), StatusError> {
-    dataplane::check_owner(&args.pin_dir)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StatusError::Output)?;
-    let status = runtime.block_on(server::fetch_status(&args.socket))?;
-    let mut out = std::io::stdout().lock();
-    let written = match args.output {
-        StatusOutput::Text => cli::write_text(&status, jiff::Timestamp::now(), &mut out),
-        StatusOutput::Json => cli::write_json(&status, &mut out),
-    };
-    match written {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(StatusError::Output),
-    }
-}
-
-/// Why there is no status.
-#[derive(Debug, thiserror::Error)]
-enum StatusError {
-    #[error(transparent)]
-    Dataplane(#[from] DataplaneError),
-    #[error(transparent)]
-    Fetch(#[from] server::FetchError),
-    #[error("cannot write the answer: {0}")]
-    Output(std::io::Error),
 }

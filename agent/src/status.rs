@@ -21,6 +21,9 @@ pub struct Status {
     pub started: Timestamp,
     /// The node-wide revision: rises with every change that reaches established flows.
     pub revision: u64,
+    /// Where its objects come from.
+    #[serde(default)]
+    pub source: SourceStatus,
     /// Whether the tables in the kernel are what the sources ask for.
     pub synced: bool,
     /// Why it is not in sync, for people.
@@ -35,6 +38,41 @@ pub struct Status {
     pub tables: Vec<TableFill>,
     /// What a person should know about and act on, one sentence each.
     pub problems: Vec<String>,
+}
+
+/// Where an agent has its objects from.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The cluster or the folder, in words.
+    pub name: String,
+    /// The kinds of objects that are watched one by one; none for a folder.
+    pub kinds: Vec<KindStatus>,
+}
+
+/// One kind of objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct KindStatus {
+    /// Its name.
+    pub kind: String,
+    /// Whether what is known is what the source has.
+    pub in_sync: bool,
+    /// When the source was last heard of: while not in sync, since when it is not.
+    pub heard: Option<Timestamp>,
+    /// How many are known.
+    pub objects: u64,
+    /// Why it is not in sync, for people.
+    pub because: Option<String>,
+}
+
+/// An answer about the cluster that an agent knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// To be printed.
+    pub text: String,
+    /// To be told beside.
+    pub notes: Vec<String>,
+    /// Objects that the agent could not understand, so that the answer leaves them out.
+    pub refused: u64,
 }
 
 /// A change that was carried out, or was to be.

@@ -4,12 +4,15 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::cli;
+use crate::index::Cluster;
+use crate::logging::{Control, Filter, FilterError};
 use crate::metrics::{Figures, UpdateDurations};
 use crate::reconcile::Reconciler;
-use crate::server::{Answers, Unavailable};
-use crate::status::{EndpointState, LastUpdate, Status, UpdateResult};
+use crate::server::{Answers, Refusal, Unavailable};
+use crate::status::{EndpointState, LastUpdate, SourceStatus, Status, Told, UpdateResult};
 
 /// What the main loop is asked.
 #[derive(Debug)]
@@ -18,16 +21,27 @@ pub(super) enum Question {
     Figures(oneshot::Sender<Figures>),
     /// The state.
     Status(oneshot::Sender<Status>),
+    /// The cluster as it is known, and how much of it could not be understood.
+    Cluster(oneshot::Sender<(Cluster, usize)>),
 }
 
 /// Where the server asks.
-pub(super) struct Desk(pub(super) mpsc::Sender<Question>);
+pub(super) struct Desk {
+    questions: mpsc::Sender<Question>,
+    log: Control,
+    /// Held while a question about the cluster is answered: each takes a copy of all names.
+    cluster: Mutex<()>,
+}
 
 impl Desk {
+    pub(super) fn new(questions: mpsc::Sender<Question>, log: Control) -> Self {
+        Self { questions, log, cluster: Mutex::default() }
+    }
+
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Unavailable> {
         let (to, answer) = oneshot::channel();
         let gone = || Unavailable("the agent is stopping".into());
-        self.0.send(question(to)).await.map_err(|_| gone())?;
+        self.questions.send(question(to)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
 }
@@ -40,6 +54,25 @@ impl Answers for Desk {
     async fn status(&self) -> Result<Status, Unavailable> {
         self.ask(Question::Status).await
     }
+
+    async fn cluster(&self, question: String) -> Result<Told, Refusal> {
+        let _one_at_a_time = self.cluster.lock().await;
+        let (cluster, refused) = self.ask(Question::Cluster).await?;
+        // It may take seconds, which are not the main loop's nor this one's to spend.
+        let answer = tokio::task::spawn_blocking(move || {
+            cli::told(&question, &cluster, refused).map_err(|error| Refusal::Question(error.to_string()))
+        });
+        answer.await.unwrap_or_else(|_| Err(Unavailable("the answer was interrupted".into()).into()))
+    }
+
+    async fn log_level(&self, to: Option<String>) -> Result<String, Refusal> {
+        if let Some(to) = to {
+            let filter: Filter = to.parse().map_err(|error: FilterError| Refusal::Question(error.to_string()))?;
+            self.log.set(&filter).map_err(|error| Unavailable(error.to_string()))?;
+            tracing::info!(%filter, "logging by another filter");
+        }
+        Ok(self.log.filter().map_err(|error| Unavailable(error.to_string()))?)
+    }
 }
 
 /// What the agent counts itself.
@@ -49,6 +82,10 @@ pub(super) struct Tally {
     durations: UpdateDurations,
     last_update: Option<LastUpdate>,
     last_sync: Option<SystemTime>,
+    /// Where objects come from.
+    pub(super) source: SourceStatus,
+    /// Objects and files that cannot be understood now.
+    pub(super) unread: usize,
     /// Objects or files refused.
     pub(super) manifest_errors: u64,
     /// Objects taken with a warning.
@@ -63,6 +100,8 @@ impl Default for Tally {
             durations: UpdateDurations::default(),
             last_update: None,
             last_sync: None,
+            source: SourceStatus::default(),
+            unread: 0,
             manifest_errors: 0,
             manifest_warnings: 0,
         }
@@ -114,6 +153,7 @@ impl Tally {
             version: env!("CARGO_PKG_VERSION").into(),
             started: self.started,
             revision: reconciler.revision(),
+            source: self.source.clone(),
             synced,
             not_synced_because: health.last_error.clone(),
             last_update: self.last_update.clone(),

@@ -8,6 +8,8 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use portcullis_common::flow::Lifetime;
 
+use crate::logging::Filter;
+
 /// Where pins are kept unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/portcullis";
 /// Where the agent answers `status` unless told otherwise.
@@ -258,6 +260,20 @@ pub struct StatusArgs {
     /// The form of the answer.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: StatusOutput,
+}
+
+/// Show by which filter the agent of this node logs, or make it log by another from now on.
+#[derive(Clone, Debug, Args)]
+pub struct LogLevelArgs {
+    /// The filter, as --log-level takes it: debug, or info,portcullis::netlink=trace. It holds until the agent ends.
+    #[arg(value_name = "FILTER")]
+    pub filter: Option<Filter>,
+    /// Where the agent answers.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+    /// The agent's pin directory; if it is another network namespace's, nothing is asked.
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
 }
 
 /// The form of a status.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 
-use crate::status::{DirectionStatus, EndpointState, EndpointStatus, Status};
+use crate::status::{DirectionStatus, EndpointState, EndpointStatus, KindStatus, Status};
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +18,8 @@ mod tests;
 /// Those of the writer.
 pub fn write_text(status: &Status, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
     write_summary(status, now, out)?;
+    let kinds = status.source.kinds.iter().map(|kind| kind_row(kind, now));
+    write_table(out, "Watched", &["KIND", "STATE", "OBJECTS", "LAST HEARD OF", "BECAUSE"], kinds)?;
     write_table(out, "Endpoints", &ENDPOINT_HEADER, status.endpoints.iter().map(endpoint_row))?;
     let exits = status.exits.iter().map(|exit| [printable(&exit.name).into_owned(), list(&exit.hooks)]);
     write_table(out, "Exits", &["DEVICE", "HOOKS"], exits)?;
@@ -53,6 +55,9 @@ fn write_summary(status: &Status, now: Timestamp, out: &mut impl Write) -> io::R
     let version = printable(&status.version);
     writeln!(out, "portcullis {version}, started {}", ago(status.started, now))?;
     writeln!(out, "{sync}; revision {}", status.revision)?;
+    if !status.source.name.is_empty() {
+        writeln!(out, "source: {}", printable(&status.source.name))?;
+    }
     match &status.last_update {
         None => writeln!(out, "no update yet")?,
         Some(update) => {
@@ -65,6 +70,17 @@ fn write_summary(status: &Status, now: Timestamp, out: &mut impl Write) -> io::R
     });
     let counts: Vec<String> = counts.collect();
     writeln!(out, "endpoints: {}", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })
+}
+
+/// A kind that is not in sync is not since it was last heard of.
+fn kind_row(kind: &KindStatus, now: Timestamp) -> [String; 5] {
+    [
+        printable(&kind.kind).into_owned(),
+        if kind.in_sync { "in sync" } else { "NOT in sync" }.to_owned(),
+        kind.objects.to_string(),
+        kind.heard.map_or_else(|| "never".to_owned(), |heard| ago(heard, now)),
+        kind.because.as_deref().map_or_else(|| "-".to_owned(), |because| printable(because).into_owned()),
+    ]
 }
 
 const ENDPOINT_HEADER: [&str; 8] =

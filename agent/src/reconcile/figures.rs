@@ -8,6 +8,7 @@ use super::Reconciler;
 use super::slots::Slot;
 use crate::dataplane::Hooks;
 use crate::endpoints::Role;
+use crate::index::Cluster;
 use crate::metrics::RuleFigures;
 use crate::model::Direction;
 use crate::status::{DirectionStatus, EndpointState, EndpointStatus, ExitStatus, Repair, TableFill};
@@ -45,6 +46,12 @@ impl Reconciler {
     #[must_use]
     pub const fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// The cluster as it is known.
+    #[must_use]
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// The counts of all rules that apply to pods of this node.

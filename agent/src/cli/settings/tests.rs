@@ -169,7 +169,11 @@ fn other_commands_share_what_is_not_about_sources() {
         other => panic!("{other:?}"),
     }
     match parse("matrix --manifests here", file, &[("PORTCULLIS_MANIFESTS", "elsewhere")]).unwrap().cli.command {
-        Command::Matrix(args) => assert_eq!(args.manifests, Path::new("here")),
+        Command::Matrix(args) => assert_eq!(args.source.manifests.as_deref(), Some(Path::new("here"))),
+        other => panic!("{other:?}"),
+    }
+    match parse("matrix", file, &[("PORTCULLIS_MANIFESTS", "elsewhere")]).unwrap().cli.command {
+        Command::Matrix(args) => assert_eq!(args.source.manifests, None, "an agent's source is not the command's"),
         other => panic!("{other:?}"),
     }
 }

@@ -2,7 +2,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{write_json, write_text};
 use crate::status::{
-    DirectionStatus, EndpointState, EndpointStatus, ExitStatus, LastUpdate, Status, TableFill, UpdateResult,
+    DirectionStatus, EndpointState, EndpointStatus, ExitStatus, KindStatus, LastUpdate, SourceStatus, Status,
+    TableFill, UpdateResult,
 };
 
 fn now() -> Timestamp {
@@ -18,6 +19,7 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         started: before(3 * 3600 + 12 * 60 + 5),
         revision: 42,
+        source: SourceStatus::default(),
         synced: true,
         not_synced_because: None,
         last_update: Some(LastUpdate { at: before(12), took_ms: 3.25, result: UpdateResult::Applied }),
@@ -89,6 +91,36 @@ Problems (1):
   - shop.yaml, document 2: spec.ingress[0].ports[0].endPort is below port
 ";
     assert_eq!(text(&status()), expected);
+}
+
+#[test]
+fn a_cluster_is_told_kind_by_kind() {
+    let kind = |kind: &str, heard: Option<i64>, because: Option<&str>| KindStatus {
+        kind: kind.to_owned(),
+        in_sync: because.is_none(),
+        heard: heard.map(before),
+        objects: 12,
+        because: because.map(str::to_owned),
+    };
+    let kinds = vec![
+        kind("Pod", Some(2), None),
+        kind("Namespace", Some(301), Some("connection refused\u{1b}[2J")),
+        kind("NetworkPolicy", None, Some("not read yet")),
+    ];
+    let source = SourceStatus { name: "cluster https://10.0.0.1".to_owned(), kinds };
+    let text = text(&Status { source, ..status() });
+    let expected = "\
+source: cluster https://10.0.0.1
+last update 12s ago: applied in 3.2 ms
+endpoints: 1 enforced, 1 pending
+
+Watched:
+ KIND           STATE        OBJECTS  LAST HEARD OF  BECAUSE
+ Pod            in sync      12       2s ago         -
+ Namespace      NOT in sync  12       5m1s ago       connection refused\\u{1b}[2J
+ NetworkPolicy  NOT in sync  12       never          not read yet
+";
+    assert!(text.contains(expected), "{text}");
 }
 
 #[test]
