@@ -1,12 +1,15 @@
 //! The running agent: events in, passes out.
 
+mod beside;
 mod questions;
+mod source;
 mod tally;
 
 pub use questions::{explain, log_level, matrix, status};
 
 use std::time::{Duration, Instant};
 
+use source::{News, Source};
 use tally::{Desk, Question, Tally};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -14,8 +17,9 @@ use tokio::task::JoinHandle;
 
 use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, SourceValidation};
 use crate::dataplane::{self, Dataplane, DataplaneError};
+use crate::k8s::{self, SyncReport, Wishes};
 use crate::logging::Control;
-use crate::manifests::{self, Batch, ManifestError, ProblemCounts, Severity};
+use crate::manifests::ManifestError;
 use crate::netlink;
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
@@ -31,6 +35,25 @@ pub enum AppError {
     /// Manifests cannot be read.
     #[error(transparent)]
     Manifests(#[from] ManifestError),
+    /// There is no cluster to watch.
+    #[error(transparent)]
+    Cluster(#[from] k8s::Error),
+    /// Cilium enforces policy here.
+    #[error(
+        "Cilium runs on this node ({sign}): its programs stand on the same hooks and hand packets past them, so both cannot \
+         enforce policy. Keep this agent from the node (by an affinity away from Cilium's nodes), or remove Cilium and what \
+         it leaves behind; --beside-cilium starts all the same"
+    )]
+    Cilium {
+        /// How it was noticed.
+        sign: String,
+    },
+    /// A cluster has many nodes, and this may be any.
+    #[error(
+        "which node of the cluster is this? Give its name by --node-name, PORTCULLIS_NODE_NAME or NODE_NAME (a DaemonSet \
+         sets it from spec.nodeName)"
+    )]
+    NoNodeName,
     /// Devices cannot be watched.
     #[error(transparent)]
     Netlink(#[from] netlink::Error),
@@ -62,6 +85,13 @@ const BEAT_LIMIT: Duration = Duration::from_secs(30);
 pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    let node_name = source::node_of(&args)?;
+    if let Some(sign) = beside::cilium() {
+        if !args.beside_cilium {
+            return Err(AppError::Cilium { sign });
+        }
+        tracing::warn!("Cilium runs on this node ({sign}), and the agent starts all the same, as it was told");
+    }
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
         sizes: Sizes {
@@ -77,7 +107,7 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         test: false,
     })?;
     let settings = reconcile::Settings {
-        node_name: args.node_name.clone(),
+        node_name,
         uplinks: args.uplinks.iter().cloned().collect(),
         service_ranges: args.service_cidrs.clone(),
         pod_ranges: args.pod_cidrs.clone(),
@@ -91,7 +121,7 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
     };
     let server = Server::bind(args.listen, &args.socket).await?;
     let (questions, mut asked) = mpsc::channel(16);
-    let (ready, readiness) = watch::channel(Readiness::NotReady("the manifests have not been read yet".into()));
+    let (ready, readiness) = watch::channel(Readiness::NotReady("nothing has been read yet".into()));
     let (beat, beats) = watch::channel(Instant::now());
     let views = Views { readiness, beat: beats, beat_limit: BEAT_LIMIT, answers: Desk::new(questions, log) };
     let (stop, stopped) = oneshot::channel::<()>();
@@ -100,17 +130,36 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         drop(stopped.await);
     }));
 
-    let mut agent = Agent { reconciler: Reconciler::new(settings, dataplane, image), tally: Tally::default(), told: 0 };
-    agent.tally.source.name = format!("manifests in {}", args.manifests.display());
+    let mut source = Source::start(&args).await?;
+    let mut agent = Agent {
+        reconciler: Reconciler::new(settings, dataplane, image),
+        tally: Tally::new(source.name(&args), source.report(), args.max_policy_series as usize),
+        report: source.report(),
+        told: 0,
+    };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let mut filters = netlink::watch_filters()?;
-    let (sender, mut batches) = mpsc::channel(16);
-    let folder = args.manifests.clone();
-    let mut follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
-
-    let Some(first) = batches.recv().await else { return Err(ended(&mut follower).await) };
+    // Until everything that is there has been read, nothing is known to be missing: what an agent before has left in force
+    // stays, and no other pod is closed or opened.
+    loop {
+        ready.send_replace(agent.readiness());
+        beat.send_replace(Instant::now());
+        tokio::select! {
+            news = source.next() => {
+                let news = news?;
+                let complete = news.complete;
+                agent.take(news);
+                if complete {
+                    break;
+                }
+            }
+            Some(question) = asked.recv() => agent.answer(question),
+            () = tokio::time::sleep(LOOK) => {}
+            _ = terminate.recv() => return Ok(end(stop, serving).await),
+            _ = interrupt.recv() => return Ok(end(stop, serving).await),
+        }
+    }
     let begun = Instant::now();
-    agent.take(first);
     agent.reconciler.devices(snapshots.borrow_and_update().clone());
     agent.reconciler.settle_adoption();
     agent.reconciler.forget_stale_pins();
@@ -123,16 +172,20 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
     let mut counts = tokio::time::interval(COUNTS);
     counts.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
-        ready.send_replace(agent.readiness());
+        let readiness = agent.readiness();
+        source.tell(|| agent.wishes(&readiness));
+        ready.send_replace(readiness);
         beat.send_replace(Instant::now());
         let mut begun = None;
         tokio::select! {
-            batch = batches.recv() => {
-                let Some(batch) = batch else { return Err(ended(&mut follower).await) };
+            news = source.next() => {
                 begun = Some(Instant::now());
-                agent.take(batch);
-                while let Ok(batch) = batches.try_recv() {
-                    agent.take(batch);
+                let mut changed = agent.take(news?);
+                while let Some(news) = source.waiting() {
+                    changed |= agent.take(news);
+                }
+                if !changed {
+                    continue;
                 }
             }
             changed = snapshots.changed() => {
@@ -180,43 +233,42 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         }
         again = agent.pass(begun).map(|pause| Instant::now() + pause);
     }
-    tracing::info!("stopping; enforcement stays in place, `portcullis uninstall` removes it");
-    drop(stop);
-    drop(serving.await);
+    end(stop, serving).await;
     Ok(())
 }
 
-/// Why the folder is not followed any more.
-async fn ended(follower: &mut JoinHandle<Result<(), ManifestError>>) -> AppError {
-    match follower.await {
-        Ok(Err(error)) => error.into(),
-        _ => ManifestError::Interrupted.into(),
-    }
+/// Ends the server. Nothing else ends: what is in force stays.
+async fn end(stop: oneshot::Sender<()>, serving: JoinHandle<()>) {
+    tracing::info!("stopping; enforcement stays in place, `portcullis uninstall` removes it");
+    drop(stop);
+    drop(serving.await);
 }
 
 /// The reconciler, and what the agent counts itself.
 struct Agent {
     reconciler: Reconciler,
     tally: Tally,
+    /// How far the source knows what there is, if that can be in doubt.
+    report: Option<SyncReport>,
     /// The changes that the log knows of.
     told: u64,
 }
 
 impl Agent {
-    fn take(&mut self, batch: Batch) {
-        for problem in &batch.problems {
-            match problem.severity {
-                Severity::Error => tracing::error!("{problem}"),
-                Severity::Warning => tracing::warn!("{problem}"),
-            }
+    /// Takes in what the source tells. Whether that may change anything.
+    fn take(&mut self, news: News) -> bool {
+        for error in &news.errors {
+            tracing::error!("{error}");
         }
-        let counts = ProblemCounts::of(&batch.problems);
-        self.tally.manifest_errors += counts.errors as u64;
-        self.tally.manifest_warnings += counts.warnings as u64;
-        self.reconciler.objects(batch.changes);
-        let manifests::Unread { places, policies } = batch.unread;
-        self.tally.unread = places.len() + policies.len();
-        self.reconciler.unread(reconcile::Unread { anything: places.into_values().collect(), policies });
+        for warning in &news.warnings {
+            tracing::warn!("{warning}");
+        }
+        self.tally.manifest_errors += news.errors.len() as u64;
+        self.tally.manifest_warnings += news.warnings.len() as u64;
+        self.tally.complete |= news.complete;
+        self.tally.unread = news.unread.anything.len() + news.unread.policies.len();
+        let changed = self.reconciler.objects(news.changes);
+        self.reconciler.unread(news.unread) || changed
     }
 
     /// One pass; tells when to make another though nothing happens.
@@ -267,6 +319,9 @@ impl Agent {
 
     fn readiness(&self) -> Readiness {
         let health = self.reconciler.health();
+        if let Some(trouble) = self.report.as_ref().and_then(SyncReport::trouble) {
+            return Readiness::NotReady(trouble);
+        }
         match &health.last_error {
             None if health.synced => match self.reconciler.unattached() {
                 Some(reason) => Readiness::NotReady(reason.clone()),
@@ -277,12 +332,18 @@ impl Agent {
         }
     }
 
-    fn answer(&self, question: Question) {
+    /// What the cluster should know.
+    fn wishes(&self, readiness: &Readiness) -> Wishes {
+        let unenforced = self.reconciler.unenforced_policies();
+        Wishes { enforced: *readiness == Readiness::Ready, unenforced }
+    }
+
+    fn answer(&mut self, question: Question) {
         // Who asked may be gone; then nobody minds.
         match question {
             Question::Figures(to) => drop(to.send(self.tally.figures(&self.reconciler))),
             Question::Status(to) => drop(to.send(self.tally.status(&self.reconciler))),
-            Question::Cluster(to) => drop(to.send((self.reconciler.cluster().clone(), self.tally.unread))),
+            Question::Cluster(to) => drop(to.send(self.tally.known(&self.reconciler))),
         }
     }
 }

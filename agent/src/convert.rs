@@ -14,6 +14,7 @@ mod network_policy;
 mod node;
 mod pod;
 mod port;
+mod read;
 mod selector;
 mod service;
 
@@ -23,6 +24,7 @@ pub use namespace::namespace;
 pub use network_policy::{network_policy, subject};
 pub use node::node;
 pub use pod::pod;
+pub use read::{Refused, read_network_policy, typed};
 pub use service::service;
 
 #[cfg(test)]

@@ -1,7 +1,7 @@
 //! Portcullis: network policy for Kubernetes pods, enforced by BPF programs on their host veths.
 //!
 //! Pure rooms (no I/O, no clock): [`model`], `convert`, `index`, `evaluate`, `compile`, `state`, `endpoints`. Doors, each
-//! the only one to know its library: `manifests`, `netlink`, `dataplane`, `server`, `metrics`, `cli`; `reconcile` and
+//! the only one to know its library: `k8s`, `manifests`, `netlink`, `dataplane`, `server`, `metrics`, `cli`; `reconcile` and
 //! `app` join them. ARCHITECTURE.md draws the way of the data.
 
 pub mod app;
@@ -13,6 +13,7 @@ pub mod endpoints;
 pub mod evaluate;
 pub mod flows;
 pub mod index;
+pub mod k8s;
 pub mod logging;
 pub mod manifests;
 pub mod metrics;

@@ -13,11 +13,13 @@ use portcullis_common::tables::Event;
 use prometheus_client::metrics::histogram::Histogram;
 
 use crate::state::RuleIdentity;
-use crate::status::{EndpointState, Repair, TableFill, UpdateResult};
+use crate::status::{EndpointState, Repair, SourceStatus, TableFill, UpdateResult};
 
+mod bound;
 mod families;
 mod series;
 
+pub use bound::{Bounded, OtherFigures, SeriesBound};
 pub use families::{CONTENT_TYPE, render};
 
 #[cfg(test)]
@@ -34,8 +36,8 @@ pub enum Error {
 /// Everything that is counted, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
-    /// Packets and bytes that rules decided: one for every rule number in use. Numbers of one identity are added up.
-    pub rules: Vec<RuleFigures>,
+    /// Packets and bytes that rules decided.
+    pub rules: Bounded,
     /// What was counted beside rules, as the programs count it: the counter's number is that of a [`Drop`] or an
     /// [`Event`]. Missing numbers are 0.
     pub notes: BTreeMap<u32, u64>,
@@ -59,6 +61,8 @@ pub struct Figures {
     pub manifest_errors: u64,
     /// Objects and documents that were accepted but are perhaps not as meant.
     pub manifest_warnings: u64,
+    /// What is known of each kind of a cluster's objects; nothing where there is no cluster.
+    pub sources: Vec<SourceStatus>,
     /// Whether the kernel holds what the sources ask for.
     pub synced: bool,
     /// When that was last so; `None` if it never was.

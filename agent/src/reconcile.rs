@@ -27,7 +27,7 @@ use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::endpoints::{self, Matcher, Snapshot};
 use crate::index::Cluster;
-use crate::model::{Change, ObjectKey, Pod};
+use crate::model::{Change, ObjectKey, Pod, PolicyId};
 use crate::state::LocalId;
 use crate::state::flat::Flat;
 use crate::state::image::{Full, Image};
@@ -139,6 +139,8 @@ pub struct Reconciler {
     settling: bool,
     /// When the kernel's connection table is read.
     connections: flows::Connections,
+    /// Policies that changed since a pass last succeeded.
+    unsettled: BTreeSet<PolicyId>,
 }
 
 impl Reconciler {
@@ -175,28 +177,35 @@ impl Reconciler {
             unconfirmed: BTreeSet::new(),
             settling: false,
             connections: flows::Connections::default(),
+            unsettled: BTreeSet::new(),
         };
         reconciler.adopt();
         reconciler
     }
 
-    /// Takes in changes of the cluster's objects.
-    pub fn objects(&mut self, changes: impl IntoIterator<Item = Change>) {
+    /// Takes in changes of the cluster's objects. Tells whether anything is different now.
+    pub fn objects(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
+        let mut different = false;
         for change in changes {
             let key = match &change {
                 Change::Set(object) => object.key(),
                 Change::Gone(key) => key.clone(),
             };
             if self.cluster.apply(change) {
+                different = true;
                 self.pods_changed |= matches!(key, ObjectKey::Pod(_) | ObjectKey::Node(_));
                 if let ObjectKey::Pod(pod) = &key
                     && let Some(pod) = self.cluster.pods.get(pod)
                 {
                     know(&mut self.last_known, pod);
                 }
+                if let ObjectKey::Policy(id) = &key {
+                    self.unsettled.insert(id.clone());
+                }
                 self.dirty.objects.insert(key);
             }
         }
+        different
     }
 
     /// Takes in what the kernel says of devices and addresses.
@@ -224,7 +233,10 @@ impl Reconciler {
     pub fn pass(&mut self) -> Result<(), ReconcileError> {
         let outcome = self.try_pass();
         match &outcome {
-            Ok(()) => self.health.succeeded(),
+            Ok(()) => {
+                self.health.succeeded();
+                self.unsettled.clear();
+            }
             Err(error) => {
                 self.health.failed(error.to_string());
             }

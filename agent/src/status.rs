@@ -21,13 +21,16 @@ pub struct Status {
     pub started: Timestamp,
     /// The node-wide revision: rises with every change that reaches established flows.
     pub revision: u64,
-    /// Where its objects come from.
+    /// Where its objects come from, in words.
     #[serde(default)]
-    pub source: SourceStatus,
+    pub source: String,
     /// Whether the tables in the kernel are what the sources ask for.
     pub synced: bool,
     /// Why it is not in sync, for people.
     pub not_synced_because: Option<String>,
+    /// Of a cluster: what the agent knows of each kind of its objects.
+    #[serde(default)]
+    pub sources: Vec<SourceStatus>,
     /// The last change that was carried out, or was to be.
     pub last_update: Option<LastUpdate>,
     /// The devices that are pods, or may be.
@@ -40,30 +43,6 @@ pub struct Status {
     pub problems: Vec<String>,
 }
 
-/// Where an agent has its objects from.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceStatus {
-    /// The cluster or the folder, in words.
-    pub name: String,
-    /// The kinds of objects that are watched one by one; none for a folder.
-    pub kinds: Vec<KindStatus>,
-}
-
-/// One kind of objects.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct KindStatus {
-    /// Its name.
-    pub kind: String,
-    /// Whether what is known is what the source has.
-    pub in_sync: bool,
-    /// When the source was last heard of: while not in sync, since when it is not.
-    pub heard: Option<Timestamp>,
-    /// How many are known.
-    pub objects: u64,
-    /// Why it is not in sync, for people.
-    pub because: Option<String>,
-}
-
 /// An answer about the cluster that an agent knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {
@@ -73,6 +52,29 @@ pub struct Told {
     pub notes: Vec<String>,
     /// Objects that the agent could not understand, so that the answer leaves them out.
     pub refused: u64,
+}
+
+/// What the agent knows of one kind of a cluster's objects.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct SourceStatus {
+    /// The kind, as the API writes it.
+    pub kind: String,
+    /// What is known is what the API server has.
+    pub in_sync: bool,
+    /// All of them have been read once.
+    pub listed: bool,
+    /// Since when contact is lost, if it is.
+    pub lost_since: Option<Timestamp>,
+    /// Why, for people.
+    pub because: Option<String>,
+    /// When the API server last told anything of it, be it that nothing has changed.
+    pub heard: Option<Timestamp>,
+    /// How many are known.
+    pub objects: u64,
+    /// How often all of them were read.
+    pub lists: u64,
+    /// How often asking failed.
+    pub failures: u64,
 }
 
 /// A change that was carried out, or was to be.

@@ -5,11 +5,11 @@
 
 mod agent;
 mod cluster;
-mod counters;
-mod dgraph;
+pub(crate) mod counters;
+pub(crate) mod dgraph;
 mod manifests;
 mod prepare;
-mod pydgraph;
+pub(crate) mod pydgraph;
 mod ready;
 mod report;
 mod scenario;

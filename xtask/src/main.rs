@@ -3,9 +3,12 @@
 mod apt;
 mod bench;
 mod build_ebpf;
+mod cluster;
 mod demo;
 mod deny;
 mod fuzz;
+mod go;
+mod image;
 mod kernels;
 mod live;
 mod process;
@@ -43,6 +46,10 @@ enum Task {
     Fuzz(fuzz::Arguments),
     /// Measure what policy costs: per packet, and between pods
     Bench(bench::Arguments),
+    /// Write the agent as a container image
+    Image(image::Arguments),
+    /// A real Kubernetes cluster on this machine
+    Cluster(cluster::Arguments),
 }
 
 fn main() -> ExitCode {
@@ -54,6 +61,8 @@ fn main() -> ExitCode {
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),
+        Task::Image(arguments) => image::run(&arguments),
+        Task::Cluster(arguments) => cluster::run(&arguments),
     };
     match outcome {
         Ok(()) => ExitCode::SUCCESS,

@@ -1,13 +1,14 @@
 //! The commands that ask: an agent over its socket, a folder of manifests or a cluster.
 
 use std::io::{self, Write};
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use crate::cli::run::{LogLevelArgs, StatusArgs, StatusOutput};
 use crate::cli::{self, ExplainArgs, MatrixArgs, Source, SourceArgs};
 use crate::dataplane::{self, DataplaneError};
 use crate::index::Cluster;
+use crate::k8s;
 use crate::manifests::{self, ManifestError, Severity};
 use crate::server::{self, FetchError};
 
@@ -22,8 +23,8 @@ enum QuestionError {
     Agent(#[from] FetchError),
     #[error("{0}; without an agent, --manifests DIR answers for a folder and --kubeconfig FILE for a cluster")]
     NoAgent(FetchError),
-    #[error("a cluster cannot be listed yet: give --manifests DIR, or ask an agent")]
-    NoCluster,
+    #[error(transparent)]
+    Cluster(#[from] k8s::Error),
     #[error("cannot ask: {0}")]
     Form(#[from] serde_json::Error),
     #[error("cannot wait for an answer: {0}")]
@@ -75,7 +76,7 @@ fn answer(
 ) -> ExitCode {
     let answered = match from.source() {
         Source::Manifests(folder) => load(folder).map(|(cluster, refused)| work(&cluster, refused)),
-        Source::Cluster => Err(QuestionError::NoCluster),
+        Source::Cluster => list(from).map(|(cluster, refused)| work(&cluster, refused)),
         Source::Agent => ask(from, &question()),
     };
     answered.unwrap_or_else(|error| exit(Err(error)))
@@ -102,6 +103,31 @@ fn load(folder: &Path) -> Result<(Cluster, usize), QuestionError> {
     }
     let refused = loaded.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
     Ok((loaded.cluster, refused))
+}
+
+/// What a cluster's API server has, and how many of its objects were refused.
+fn list(from: &SourceArgs) -> Result<(Cluster, usize), QuestionError> {
+    let kubeconfig = from.kubeconfig.clone().or_else(usual_kubeconfig);
+    let settings = k8s::Settings { kubeconfig, context: from.context.clone(), node: None };
+    let loaded = runtime()?.block_on(async { k8s::load(&k8s::connect(&settings).await?).await })?;
+    let mut refused = 0;
+    for problem in &loaded.problems {
+        match problem.severity {
+            k8s::Severity::Error => {
+                refused += 1;
+                tracing::error!("{problem}");
+            }
+            k8s::Severity::Warning => tracing::warn!("{problem}"),
+        }
+    }
+    Ok((loaded.cluster, refused))
+}
+
+/// Where kubectl looks when KUBECONFIG names nothing.
+fn usual_kubeconfig() -> Option<PathBuf> {
+    let named = std::env::var_os("KUBECONFIG").is_some_and(|names| !names.is_empty());
+    let usual = PathBuf::from(std::env::var_os("HOME")?).join(".kube/config");
+    (!named && usual.exists()).then_some(usual)
 }
 
 /// Waits for an agent's answer, if the agent is of this network namespace.

@@ -17,18 +17,36 @@ pub const SOCKET: &str = "/run/portcullis/portcullis.sock";
 /// Where the agent serves metrics and health unless told otherwise.
 pub const LISTEN: &str = "127.0.0.1:9470";
 
-/// Enforce the policies of a folder of manifests on this node's pods, until told to stop; enforcement stays then.
+/// Enforce the policies of a cluster, or of a folder of manifests, on this node's pods, until told to stop; enforcement
+/// stays then.
 #[derive(Clone, Debug, Args)]
 pub struct RunArgs {
     /// Print the settings that hold, as YAML, with where each comes from, and end.
     #[arg(long)]
     pub print_config: bool,
-    /// The folder of manifests to follow.
+    /// A folder of manifests to follow, instead of a cluster.
     #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
-    /// Only pods whose spec.nodeName is this (or that have none) are this node's. Without it every pod may be.
+    pub manifests: Option<PathBuf>,
+    /// How to reach the cluster. Without it KUBECONFIG tells, then the service account of the pod that this runs in.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in the kubeconfig, if not the current one.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// This node, as the cluster knows it: only pods whose spec.nodeName is this are its own (of manifests also those that
+    /// have none). Needed with a cluster, where NODE_NAME may tell it too, which a DaemonSet sets from spec.nodeName.
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
+    /// Whether the taint portcullis.io/agent-not-ready is taken from this node once everything that the cluster wants is
+    /// enforced. Whoever creates nodes gives it to them, so that pods wait for the agent.
+    #[arg(long, value_enum, default_value_t)]
+    pub node_taint: NodeTaint,
+    /// Whether a policy that cannot be enforced gets an Event in the cluster, one for all nodes.
+    #[arg(long, value_enum, default_value_t)]
+    pub policy_events: PolicyEvents,
+    /// Start although Cilium runs on this node, whose programs stand on the same hooks and pass by what is judged here.
+    #[arg(long)]
+    pub beside_cilium: bool,
     /// The only devices, besides pods' veths, where packets leave this node. May be given several times. Default: every
     /// device that qualifies.
     #[arg(long = "uplink", value_name = "DEVICE")]
@@ -55,6 +73,10 @@ pub struct RunArgs {
     /// Sizes of the other tables.
     #[command(flatten)]
     pub sizes: TableSizes,
+    /// Rules of policies that have metrics of their own on this node; what other rules decide is counted together, by
+    /// direction and verdict.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    pub max_policy_series: u32,
     /// How often, in seconds, the tables are compared with what they should hold.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub audit_interval: u32,
@@ -151,6 +173,26 @@ pub struct TableSizes {
     /// Rules of policies that apply to pods of this node; a counter of 16 bytes for each CPU.
     #[arg(long, value_name = "NUMBER", default_value_t = 1 << 14, value_parser = clap::value_parser!(u32).range(64..=1 << 20))]
     pub max_rules: u32,
+}
+
+/// What becomes of the taint that keeps pods from a node without an agent.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum NodeTaint {
+    /// The agent removes it once in sync.
+    #[default]
+    Remove,
+    /// The agent leaves it to somebody else.
+    Keep,
+}
+
+/// Whether policies that cannot be enforced get Events.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum PolicyEvents {
+    /// They do.
+    #[default]
+    On,
+    /// They do not.
+    Off,
 }
 
 /// Whether addresses of packets at a pod's interface must be the pod's.

@@ -6,7 +6,7 @@ use std::io::{self, Write};
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
 
-use crate::status::{DirectionStatus, EndpointState, EndpointStatus, KindStatus, Status};
+use crate::status::{DirectionStatus, EndpointState, EndpointStatus, SourceStatus, Status};
 
 #[cfg(test)]
 mod tests;
@@ -18,7 +18,7 @@ mod tests;
 /// Those of the writer.
 pub fn write_text(status: &Status, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
     write_summary(status, now, out)?;
-    let kinds = status.source.kinds.iter().map(|kind| kind_row(kind, now));
+    let kinds = status.sources.iter().map(|kind| kind_row(kind, now));
     write_table(out, "Watched", &["KIND", "STATE", "OBJECTS", "LAST HEARD OF", "BECAUSE"], kinds)?;
     write_table(out, "Endpoints", &ENDPOINT_HEADER, status.endpoints.iter().map(endpoint_row))?;
     let exits = status.exits.iter().map(|exit| [printable(&exit.name).into_owned(), list(&exit.hooks)]);
@@ -55,8 +55,8 @@ fn write_summary(status: &Status, now: Timestamp, out: &mut impl Write) -> io::R
     let version = printable(&status.version);
     writeln!(out, "portcullis {version}, started {}", ago(status.started, now))?;
     writeln!(out, "{sync}; revision {}", status.revision)?;
-    if !status.source.name.is_empty() {
-        writeln!(out, "source: {}", printable(&status.source.name))?;
+    if !status.source.is_empty() {
+        writeln!(out, "source: {}", printable(&status.source))?;
     }
     match &status.last_update {
         None => writeln!(out, "no update yet")?,
@@ -72,11 +72,15 @@ fn write_summary(status: &Status, now: Timestamp, out: &mut impl Write) -> io::R
     writeln!(out, "endpoints: {}", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })
 }
 
-/// A kind that is not in sync is not since it was last heard of.
-fn kind_row(kind: &KindStatus, now: Timestamp) -> [String; 5] {
+fn kind_row(kind: &SourceStatus, now: Timestamp) -> [String; 5] {
+    let state = match (kind.in_sync, kind.lost_since) {
+        (true, _) => "in sync".to_owned(),
+        (false, Some(since)) => format!("lost {}", ago(since, now)),
+        (false, None) => "not read yet".to_owned(),
+    };
     [
         printable(&kind.kind).into_owned(),
-        if kind.in_sync { "in sync" } else { "NOT in sync" }.to_owned(),
+        state,
         kind.objects.to_string(),
         kind.heard.map_or_else(|| "never".to_owned(), |heard| ago(heard, now)),
         kind.because.as_deref().map_or_else(|| "-".to_owned(), |because| printable(because).into_owned()),

@@ -2,12 +2,11 @@
 
 use std::sync::Arc;
 
-use k8s_openapi::api::{core, discovery, networking};
+use k8s_openapi::api::{core, discovery};
 use serde::de::DeserializeOwned;
-use serde_ignored::Path as IgnoredPath;
 use serde_json::Value;
 
-use crate::convert::{self, Converted, Invalid};
+use crate::convert::{self, Converted, Invalid, Refused};
 use crate::model::{Name, Object, ObjectKey, PolicyId, PolicyKind, Subject};
 
 /// Something wrong with an object: severity is told by where it stands.
@@ -188,111 +187,35 @@ impl Kind {
 
 /// How people call an object.
 pub(super) fn describe(key: &ObjectKey) -> String {
-    match key {
-        ObjectKey::Pod(name) => format!("Pod {name}"),
-        ObjectKey::Namespace(name) => format!("Namespace {name}"),
-        ObjectKey::Node(name) => format!("Node {name}"),
-        ObjectKey::Service(name) => format!("Service {name}"),
-        ObjectKey::EndpointSlice(name) => format!("EndpointSlice {name}"),
-        ObjectKey::Policy(id) => id.to_string(),
-        ObjectKey::Tier(name) => format!("Tier {name}"),
-    }
+    key.to_string()
 }
 
 type Conversion<T, M> = fn(&T) -> Result<Converted<M>, Vec<Invalid>>;
 
-fn accept<T: DeserializeOwned, M>(value: Value, convert: Conversion<T, M>, wrap: fn(M) -> Option<Object>) -> Outcome {
-    match typed::<T>(value) {
-        Ok((object, _)) => converted(convert(&object), wrap, None),
-        Err(fault) => Outcome::Refused(vec![fault], None),
+fn accept<T: DeserializeOwned, M>(
+    value: Value,
+    conversion: Conversion<T, M>,
+    wrap: fn(M) -> Option<Object>,
+) -> Outcome {
+    match convert::typed::<T>(value) {
+        Ok((object, _)) => converted(conversion(&object), wrap),
+        Err(invalid) => Outcome::Refused(vec![invalid.into()], None),
     }
 }
 
-fn converted<M>(
-    result: Result<Converted<M>, Vec<Invalid>>,
-    wrap: fn(M) -> Option<Object>,
-    subject: Option<Subject>,
-) -> Outcome {
+fn converted<M>(result: Result<Converted<M>, Vec<Invalid>>, wrap: fn(M) -> Option<Object>) -> Outcome {
     match result {
         Ok(Converted { value, warnings }) => {
             let warnings = warnings.into_iter().map(|warning| Fault::new(warning.field, warning.message));
             Outcome::Accepted(wrap(value).map(Arc::new), warnings.collect())
         }
-        Err(invalid) => Outcome::Refused(invalid.into_iter().map(Fault::from).collect(), subject),
+        Err(invalid) => Outcome::Refused(invalid.into_iter().map(Fault::from).collect(), None),
     }
 }
 
-/// A policy is read strictly: a misspelt field of its spec would silently widen or narrow what it allows.
-fn network_policy(mut value: Value) -> Outcome {
-    fill_in_null_elements(&mut value);
-    // The pods of a policy whose rules do not even have the right types are still worth knowing.
-    let stub = serde_json::json!({
-        "metadata": {"name": value.pointer("/metadata/name"), "namespace": value.pointer("/metadata/namespace")},
-        "spec": {"podSelector": value.pointer("/spec/podSelector")},
-    });
-    let subject =
-        || typed::<networking::v1::NetworkPolicy>(stub).ok().and_then(|(policy, _)| convert::subject(&policy));
-    match typed::<networking::v1::NetworkPolicy>(value) {
-        Err(fault) => Outcome::Refused(vec![fault], subject()),
-        Ok((policy, unknown)) => {
-            let unknown = unknown.into_iter().filter(|field| field.starts_with("spec."));
-            let mut faults: Vec<Fault> = unknown
-                .map(|field| Fault::new(field, "unknown field: check its spelling and its indentation"))
-                .collect();
-            match converted(convert::network_policy(&policy), |policy| Some(Object::Policy(policy)), None) {
-                accepted @ Outcome::Accepted(..) if faults.is_empty() => accepted,
-                Outcome::Accepted(..) => Outcome::Refused(faults, subject()),
-                Outcome::Refused(more, _) => {
-                    faults.extend(more);
-                    Outcome::Refused(faults, subject())
-                }
-            }
-        }
-    }
-}
-
-/// An element that is null (a dash with nothing behind it) is an empty one, as the API server decodes it: `ingress: [null]`
-/// is a rule that allows everything.
-fn fill_in_null_elements(policy: &mut Value) {
-    let fill = |list: Option<&mut Value>| {
-        for element in list.and_then(Value::as_array_mut).into_iter().flatten().filter(|element| element.is_null()) {
-            *element = Value::Object(serde_json::Map::new());
-        }
-    };
-    for (rules, peers) in [("/spec/ingress", "from"), ("/spec/egress", "to")] {
-        fill(policy.pointer_mut(rules));
-        for rule in policy.pointer_mut(rules).and_then(Value::as_array_mut).into_iter().flatten() {
-            fill(rule.get_mut(peers));
-            fill(rule.get_mut("ports"));
-        }
-    }
-}
-
-/// Reads a value as an API type, and tells the fields that the type does not have.
-fn typed<T: DeserializeOwned>(value: Value) -> Result<(T, Vec<String>), Fault> {
-    let mut unknown = Vec::new();
-    let mut track = serde_path_to_error::Track::new();
-    let deserializer = serde_path_to_error::Deserializer::new(value, &mut track);
-    match serde_ignored::deserialize(deserializer, |path| unknown.push(dotted(&path))) {
-        Ok(object) => Ok((object, unknown)),
-        Err(error) => {
-            let path = track.path().to_string();
-            Err(Fault::new(if path == "." { String::new() } else { path }, error.to_string()))
-        }
-    }
-}
-
-/// `spec.ingress[0].from`, as [`serde_path_to_error`] writes paths too.
-fn dotted(path: &IgnoredPath<'_>) -> String {
-    match path {
-        IgnoredPath::Root => String::new(),
-        IgnoredPath::Seq { parent, index } => format!("{}[{index}]", dotted(parent)),
-        IgnoredPath::Map { parent, key } => {
-            let parent = dotted(parent);
-            if parent.is_empty() { key.clone() } else { format!("{parent}.{key}") }
-        }
-        IgnoredPath::Some { parent }
-        | IgnoredPath::NewtypeStruct { parent }
-        | IgnoredPath::NewtypeVariant { parent } => dotted(parent),
+fn network_policy(value: Value) -> Outcome {
+    match convert::read_network_policy(value) {
+        Ok(accepted) => converted(Ok(accepted), |policy| Some(Object::Policy(policy))),
+        Err(Refused { invalid, subject }) => Outcome::Refused(invalid.into_iter().map(Fault::from).collect(), subject),
     }
 }

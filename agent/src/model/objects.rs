@@ -185,6 +185,21 @@ pub enum ObjectKey {
     Tier(Arc<str>),
 }
 
+/// How people call an object: its kind and its name.
+impl fmt::Display for ObjectKey {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Pod(name) => write!(f, "Pod {name}"),
+            Self::Namespace(name) => write!(f, "Namespace {name}"),
+            Self::Node(name) => write!(f, "Node {name}"),
+            Self::Service(name) => write!(f, "Service {name}"),
+            Self::EndpointSlice(name) => write!(f, "EndpointSlice {name}"),
+            Self::Policy(id) => id.fmt(f),
+            Self::Tier(name) => write!(f, "Tier {name}"),
+        }
+    }
+}
+
 impl Object {
     /// The object's name.
     #[must_use]

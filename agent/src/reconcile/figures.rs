@@ -1,16 +1,18 @@
 //! What can be told of the state.
 
 use std::collections::BTreeMap;
+use std::sync::Arc;
 
 use portcullis_common::layout::{Counter, endpoint_flag};
 
 use super::Reconciler;
 use super::slots::Slot;
+use crate::compile::Problem;
 use crate::dataplane::Hooks;
 use crate::endpoints::Role;
 use crate::index::Cluster;
 use crate::metrics::RuleFigures;
-use crate::model::Direction;
+use crate::model::{Direction, Policy, PolicyId};
 use crate::status::{DirectionStatus, EndpointState, EndpointStatus, ExitStatus, Repair, TableFill};
 
 /// How the passes went.
@@ -158,6 +160,34 @@ impl Reconciler {
         problems.extend(self.devices.guard.foreign.values().flatten().cloned());
         problems.extend(self.devices.guard.pins.iter().cloned());
         problems
+    }
+
+    /// Policies that could be read and are not in force, each with the reason: those that have changed since something last
+    /// was written, if they select a pod of this node, and those of pods that keep what they had.
+    #[must_use]
+    pub fn unenforced_policies(&self) -> BTreeMap<PolicyId, String> {
+        let mut unenforced = BTreeMap::new();
+        for problem in self.compiler.problems() {
+            if let Problem::TooManyPortRanges { pod } = problem
+                && let Some(local) = self.local.iter().find(|local| local.id.pod == *pod)
+            {
+                let selecting = self.cluster.policies.values();
+                let selecting = selecting.filter(|policy| self.cluster.selects(&policy.subject, &local.pod));
+                unenforced.extend(selecting.map(|policy| (policy.id.clone(), problem.to_string())));
+            }
+        }
+        if let Some(error) = &self.health.last_error {
+            for id in &self.unsettled {
+                let policy = self.cluster.policies.get(id);
+                let concerns = |policy: &&Arc<Policy>| {
+                    self.local.iter().any(|local| self.cluster.selects(&policy.subject, &local.pod))
+                };
+                if policy.filter(concerns).is_some() {
+                    unenforced.insert(id.clone(), format!("{error}; what was in force stays"));
+                }
+            }
+        }
+        unenforced
     }
 
     /// How often hooks and pins had to be put right.

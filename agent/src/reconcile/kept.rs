@@ -45,11 +45,13 @@ impl Kept {
         self.find_refused();
     }
 
-    fn learn(&mut self, unread: Unread) {
-        if unread != self.unread {
+    fn learn(&mut self, unread: Unread) -> bool {
+        let different = unread != self.unread;
+        if different {
             self.unread = unread;
             self.find_refused();
         }
+        different
     }
 
     fn find_refused(&mut self) {
@@ -117,9 +119,9 @@ fn rules_of(image: &Image, sets: &BTreeSet<u32>) -> BTreeMap<u32, BTreeSet<u32>>
 }
 
 impl Reconciler {
-    /// Takes in what the sources could not read since the agent started.
-    pub fn unread(&mut self, unread: Unread) {
-        self.kept.learn(unread);
+    /// Takes in what the sources could not read since the agent started. Tells whether that is something else now.
+    pub fn unread(&mut self, unread: Unread) -> bool {
+        self.kept.learn(unread)
     }
 
     /// Decides which endpoints stay as the agent before has left them.

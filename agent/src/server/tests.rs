@@ -15,7 +15,7 @@ use super::{
     Answers, Error, FetchError, Readiness, Refusal, Server, Unavailable, Views, ask_cluster, fetch_status, log_level,
 };
 use crate::metrics::{self, Figures};
-use crate::status::{SourceStatus, Status, Told};
+use crate::status::{Status, Told};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -66,9 +66,10 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         started: "2026-03-01T12:00:00Z".parse().unwrap(),
         revision: 7,
-        source: SourceStatus::default(),
+        source: String::new(),
         synced: true,
         not_synced_because: None,
+        sources: Vec::new(),
         last_update: None,
         endpoints: Vec::new(),
         exits: Vec::new(),

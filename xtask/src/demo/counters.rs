@@ -4,18 +4,18 @@ const NAME: &str = "portcullis_policy_packets_total";
 
 /// The packets on which one rule of one policy decided.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord)]
-pub(super) struct Counter {
-    pub(super) direction: String,
-    pub(super) verdict: String,
+pub(crate) struct Counter {
+    pub(crate) direction: String,
+    pub(crate) verdict: String,
     /// `namespace/name`.
-    pub(super) policy: String,
+    pub(crate) policy: String,
     /// The rule's index, from 0, or `isolation` for the implicit deny.
-    pub(super) rule: String,
-    pub(super) packets: u64,
+    pub(crate) rule: String,
+    pub(crate) packets: u64,
 }
 
 /// Reads the counters out of an answer in Prometheus' text format.
-pub(super) fn read(text: &str) -> Vec<Counter> {
+pub(crate) fn read(text: &str) -> Vec<Counter> {
     let mut counters: Vec<Counter> = text.lines().filter_map(read_line).collect();
     counters.sort();
     counters

@@ -1,19 +1,17 @@
 //! The real database: Dgraph, built from its Go module.
 
 use std::fs;
-use std::io::{BufRead, BufReader, IsTerminal, Write as _, stderr};
 use std::net::IpAddr;
 use std::path::{Path, PathBuf};
-use std::process::{Command, Stdio};
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result};
 use portcullis_testbed::{Pod, Process};
 use serde_json::Value;
 
 use super::manifests::NamedPort;
 use super::ready;
-use crate::process;
+use crate::{go, process};
 
 const MODULE: &str = "github.com/hypermodeinc/dgraph/v25";
 const VERSION: &str = "v25.0.0";
@@ -37,18 +35,16 @@ const START: Duration = Duration::from_secs(40);
 /// The build is made inside the module's own folder in Go's module cache, so that the module's `go.sum` decides which
 /// dependencies are taken. `go install MODULE@VERSION` would do the same, but asks the proxy for other versions too,
 /// which not every mirror answers.
-pub(super) fn ensure(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     let place = folder.join(format!("dgraph-{VERSION}"));
     if place.exists() {
         return Ok(place);
     }
-    if !process::succeeds(Command::new("go").arg("version")) {
-        bail!("Go is not installed (no go in the PATH)");
-    }
+    go::ensure()?;
     fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
     eprintln!("  Dgraph {VERSION} is built from source once: about two minutes on two cores");
     // Outside of any module, where flags of a workspace have no say.
-    let module = process::output_of(go().current_dir(folder).args([
+    let module = process::output_of(go::command().current_dir(folder).args([
         "mod",
         "download",
         "-json",
@@ -65,56 +61,10 @@ pub(super) fn ensure(folder: &Path) -> Result<PathBuf> {
     Ok(place)
 }
 
-/// Go, at a priority that leaves the machine usable; `nice` is in every system's coreutils.
-fn go() -> Command {
-    let mut command = Command::new("nice");
-    command.args(["-n", "10", "go"]).env("CGO_ENABLED", "0").env("GOWORK", "off");
-    command
-}
-
 fn build(source: &Path, place: &Path) -> Result<()> {
-    let mut child = go()
-        .current_dir(source)
-        .args(["build", "-v", "-trimpath", "-ldflags=-s -w", "-o"])
-        .arg(place)
-        .arg("./dgraph")
-        .stdin(Stdio::null())
-        .stderr(Stdio::piped())
-        .spawn()
-        .context("cannot start `go build`")?;
-    let mut last = Vec::new();
-    if let Some(lines) = child.stderr.take() {
-        let mut packages = 0_usize;
-        for line in BufReader::new(lines).lines().map_while(std::io::Result::ok) {
-            // `-v` names each package as it is compiled, and errors begin with `#`, a path with a line or `go:`.
-            if !line.contains([' ', ':']) {
-                packages += 1;
-                show_progress(packages, &line);
-            }
-            last.push(line);
-        }
-        if stderr().is_terminal() {
-            eprintln!();
-        }
-    }
-    let status = child.wait()?;
-    if !status.success() {
-        let from = last.len().saturating_sub(5);
-        bail!("`go build` failed ({status}): {}", last[from..].join("\n"));
-    }
-    Ok(())
-}
-
-/// One line that changes at a terminal, a line now and then elsewhere.
-fn show_progress(packages: usize, line: &str) {
-    if stderr().is_terminal() {
-        let mut name: String = line.chars().take(60).collect();
-        name = format!("{name:60}");
-        eprint!("\r  {packages:4} packages: {name}");
-        let _ = stderr().flush();
-    } else if packages.is_multiple_of(100) {
-        eprintln!("  {packages} packages");
-    }
+    let mut command = go::command();
+    command.current_dir(source).args(["build", "-v", "-trimpath", "-ldflags=-s -w", "-o"]).arg(place).arg("./dgraph");
+    go::build(&mut command)
 }
 
 /// Starts zero and alpha in their pods, with their data under `folder`, and waits until both say that they are ready. They run as long as

@@ -13,7 +13,7 @@ use super::traffic::{Answer, PATIENCE};
 use crate::{apt, process};
 
 const VERSION: &str = "25.2.0";
-const PROGRAM: &str = include_str!("client.py");
+pub(crate) const PROGRAM: &str = include_str!("client.py");
 
 /// What the client does by gRPC; by HTTP it always counts the films.
 #[derive(Clone, Copy, Debug)]
@@ -33,7 +33,7 @@ pub(super) struct Answers {
 }
 
 /// Makes the virtual environment in `folder` unless it is there, and returns its interpreter.
-pub(super) fn ensure(folder: &Path) -> Result<PathBuf> {
+pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     let place = folder.join(format!("pydgraph-{VERSION}"));
     let python = place.join("bin/python");
     if works(&python) {

@@ -224,7 +224,9 @@ fn every_setting_has_a_default_a_unit_and_a_meaning() {
         let help =
             setting.0.get_long_help().or_else(|| setting.0.get_help()).map(ToString::to_string).unwrap_or_default();
         assert!(help.len() > 20, "{key} has no description");
-        let says_default = ["Default", "Without", "beside", "By default"].iter().any(|word| help.contains(word));
+        let says_default = ["Default", "Without", "By default", "beside", "instead", "if not", "Needed"]
+            .iter()
+            .any(|word| help.contains(word));
         let optional = setting.is_list() || setting.0.is_required_set() || says_default;
         assert!(
             !document::defaults(&setting).is_empty() || optional,

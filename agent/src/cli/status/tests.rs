@@ -2,8 +2,8 @@ use jiff::{SignedDuration, Timestamp};
 
 use super::{write_json, write_text};
 use crate::status::{
-    DirectionStatus, EndpointState, EndpointStatus, ExitStatus, KindStatus, LastUpdate, SourceStatus, Status,
-    TableFill, UpdateResult,
+    DirectionStatus, EndpointState, EndpointStatus, ExitStatus, LastUpdate, SourceStatus, Status, TableFill,
+    UpdateResult,
 };
 
 fn now() -> Timestamp {
@@ -19,9 +19,10 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         started: before(3 * 3600 + 12 * 60 + 5),
         revision: 42,
-        source: SourceStatus::default(),
+        source: String::new(),
         synced: true,
         not_synced_because: None,
+        sources: Vec::new(),
         last_update: Some(LastUpdate { at: before(12), took_ms: 3.25, result: UpdateResult::Applied }),
         endpoints: vec![
             EndpointStatus {
@@ -95,30 +96,34 @@ Problems (1):
 
 #[test]
 fn a_cluster_is_told_kind_by_kind() {
-    let kind = |kind: &str, heard: Option<i64>, because: Option<&str>| KindStatus {
+    let kind = |kind: &str, heard: Option<i64>, lost: Option<i64>, because: Option<&str>| SourceStatus {
         kind: kind.to_owned(),
         in_sync: because.is_none(),
+        listed: heard.is_some(),
+        lost_since: lost.map(before),
+        because: because.map(str::to_owned),
         heard: heard.map(before),
         objects: 12,
-        because: because.map(str::to_owned),
+        lists: 1,
+        failures: 0,
     };
-    let kinds = vec![
-        kind("Pod", Some(2), None),
-        kind("Namespace", Some(301), Some("connection refused\u{1b}[2J")),
-        kind("NetworkPolicy", None, Some("not read yet")),
+    let sources = vec![
+        kind("Pod", Some(2), None, None),
+        kind("Namespace", Some(301), Some(301), Some("connection refused\u{1b}[2J")),
+        kind("NetworkPolicy", None, None, Some("timeout")),
     ];
-    let source = SourceStatus { name: "cluster https://10.0.0.1".to_owned(), kinds };
-    let text = text(&Status { source, ..status() });
+    let source = "cluster https://10.0.0.1".to_owned();
+    let text = text(&Status { source, sources, ..status() });
     let expected = "\
 source: cluster https://10.0.0.1
 last update 12s ago: applied in 3.2 ms
 endpoints: 1 enforced, 1 pending
 
 Watched:
- KIND           STATE        OBJECTS  LAST HEARD OF  BECAUSE
- Pod            in sync      12       2s ago         -
- Namespace      NOT in sync  12       5m1s ago       connection refused\\u{1b}[2J
- NetworkPolicy  NOT in sync  12       never          not read yet
+ KIND           STATE          OBJECTS  LAST HEARD OF  BECAUSE
+ Pod            in sync        12       2s ago         -
+ Namespace      lost 5m1s ago  12       5m1s ago       connection refused\\u{1b}[2J
+ NetworkPolicy  not read yet   12       never          timeout
 ";
     assert!(text.contains(expected), "{text}");
 }

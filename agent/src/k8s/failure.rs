@@ -1,0 +1,94 @@
+//! What can go wrong with a request, as far as it makes a difference.
+
+use std::error::Error as _;
+use std::time::Duration;
+
+/// Why a request failed.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(super) enum Failure {
+    /// The place from which to go on is too old: everything must be listed again.
+    Expired,
+    /// The server knows no streaming lists.
+    NoStreamingLists,
+    /// Somebody must see to it: rights are missing, or nobody is known by this token.
+    Refused(String),
+    /// Anything that may pass.
+    Other {
+        /// What, for people.
+        reason: String,
+        /// How long the server wants to be left alone.
+        retry_after: Option<Duration>,
+    },
+}
+
+impl Failure {
+    pub(super) fn other(reason: impl Into<String>) -> Self {
+        Self::Other { reason: reason.into(), retry_after: None }
+    }
+
+    pub(super) fn timed_out(limit: Duration) -> Self {
+        Self::other(format!("no answer within {} s", limit.as_secs()))
+    }
+
+    /// An answer with an error status, in a response or in the middle of a watch.
+    pub(super) fn of_status(code: u16, reason: &str, message: &str, retry_after: Option<u32>) -> Self {
+        let shown = if message.is_empty() { reason } else { message };
+        match (code, reason) {
+            // 410 of a watch's start, its stream, or a page's continuation.
+            (410, _) | (_, "Expired" | "Gone") => Self::Expired,
+            // A server without the feature refuses the parameters of streaming lists (ValidateListOptions).
+            (422, _) if message.contains("sendInitialEvents") || message.contains("resourceVersionMatch") => {
+                Self::NoStreamingLists
+            }
+            (401, _) => Self::Refused(format!(
+                "the API server does not know who asks ({shown}): see to the service account's token, or the kubeconfig"
+            )),
+            (403, _) => Self::Refused(format!("{shown}: see to the agent's ClusterRole and its binding")),
+            _ => Self::Other {
+                reason: format!("the API server answers {code}: {shown}"),
+                retry_after: retry_after
+                    .filter(|seconds| *seconds > 0)
+                    .map(|seconds| Duration::from_secs(seconds.into())),
+            },
+        }
+    }
+
+    pub(super) fn of(error: &kube::Error) -> Self {
+        match error {
+            kube::Error::Api(status) => {
+                let retry_after = status.details.as_ref().map(|details| details.retry_after_seconds);
+                Self::of_status(status.code, &status.reason, &status.message, retry_after)
+            }
+            kube::Error::Auth(error) => Self::Refused(format!("cannot prove who asks: {error}")),
+            error => {
+                // "client error (Connect)" alone helps nobody: the cause stands at the end of the chain.
+                let mut reason = error.to_string();
+                let mut cause = error.source();
+                while let Some(next) = cause {
+                    let text = next.to_string();
+                    if !reason.contains(&text) {
+                        reason = format!("{reason}: {text}");
+                    }
+                    cause = next.source();
+                }
+                Self::other(reason)
+            }
+        }
+    }
+
+    /// For people.
+    pub(super) fn reason(&self) -> &str {
+        match self {
+            Self::Expired => "the server has forgotten what changed since",
+            Self::NoStreamingLists => "the server knows no streaming lists",
+            Self::Refused(reason) | Self::Other { reason, .. } => reason,
+        }
+    }
+
+    pub(super) const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Other { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}
