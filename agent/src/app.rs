@@ -7,19 +7,21 @@ mod tally;
 
 pub use questions::{explain, log_level, matrix, status};
 
+use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
-use source::{News, Source};
+use source::{News, Origin};
 use tally::{Desk, Question, Tally};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, MasqueradedClients, Pending, RunArgs, SourceValidation};
+use crate::cli::run::{Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
 use crate::logging::Control;
 use crate::manifests::ManifestError;
+use crate::model::PolicyId;
 use crate::netlink;
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
@@ -92,6 +94,8 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         }
         tracing::warn!("Cilium runs on this node ({sign}), and the agent starts all the same, as it was told");
     }
+    // What is wrong with the settings is said before anything is touched.
+    let origin = Origin::find(&args).await?;
     let (dataplane, image) = Dataplane::open(&dataplane::Settings {
         pin_dir: args.pin_dir.clone(),
         sizes: Sizes {
@@ -114,6 +118,7 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         any_source: args.source_validation == SourceValidation::Off,
         allow_tunnels: args.allow_tunnels,
         masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
+        judge_own_node: args.own_node == OwnNode::Policy,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),
         replace_ingress_qdisc: args.replace_ingress_qdisc,
@@ -130,12 +135,13 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         drop(stopped.await);
     }));
 
-    let mut source = Source::start(&args).await?;
+    let mut source = origin.follow(&args);
     let mut agent = Agent {
         reconciler: Reconciler::new(settings, dataplane, image),
         tally: Tally::new(source.name(&args), source.report(), args.max_policy_series as usize),
         report: source.report(),
         told: 0,
+        unenforced: Default::default(),
     };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let mut filters = netlink::watch_filters()?;
@@ -244,6 +250,20 @@ async fn end(stop: oneshot::Sender<()>, serving: JoinHandle<()>) {
     drop(serving.await);
 }
 
+/// Completes at SIGTERM or SIGINT.
+///
+/// # Errors
+/// Signals cannot be received.
+pub async fn told_to_end() -> Result<(), AppError> {
+    let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
+    let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
+    tokio::select! {
+        _ = terminate.recv() => {}
+        _ = interrupt.recv() => {}
+    }
+    Ok(())
+}
+
 /// The reconciler, and what the agent counts itself.
 struct Agent {
     reconciler: Reconciler,
@@ -252,6 +272,8 @@ struct Agent {
     report: Option<SyncReport>,
     /// The changes that the log knows of.
     told: u64,
+    /// Policies that are not in force, as of a number of passes.
+    unenforced: ((u64, u64, bool), BTreeMap<PolicyId, String>),
 }
 
 impl Agent {
@@ -333,9 +355,13 @@ impl Agent {
     }
 
     /// What the cluster should know.
-    fn wishes(&self, readiness: &Readiness) -> Wishes {
-        let unenforced = self.reconciler.unenforced_policies();
-        Wishes { enforced: *readiness == Readiness::Ready, unenforced }
+    fn wishes(&mut self, readiness: &Readiness) -> Wishes {
+        let health = self.reconciler.health();
+        let passes = (health.changes, health.failures, health.last_error.is_some());
+        if std::mem::replace(&mut self.unenforced.0, passes) != passes {
+            self.unenforced.1 = self.reconciler.unenforced_policies();
+        }
+        Wishes { enforced: *readiness == Readiness::Ready, unenforced: self.unenforced.1.clone() }
     }
 
     fn answer(&mut self, question: Question) {

@@ -18,6 +18,7 @@ mod side;
 mod status;
 mod words;
 
+use std::borrow::Cow;
 use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
@@ -125,7 +126,7 @@ impl From<serde_json::Error> for CliError {
 /// `portcullis matrix`: who reaches whom.
 #[must_use]
 pub fn matrix(args: &MatrixArgs, cluster: &Cluster, refused: usize) -> ExitCode {
-    answer(refused, |out| question::write_matrix(args, cluster, u64::MAX, out))
+    answer(refused, |out| question::write_matrix(args, &seen(cluster, args.own_node), u64::MAX, out))
 }
 
 /// `portcullis matrix`, answered by an engine that the caller made.
@@ -137,7 +138,7 @@ pub fn matrix_by(args: &MatrixArgs, cluster: &Cluster, refused: usize, engine: &
 /// `portcullis explain`: why a connection is allowed or denied.
 #[must_use]
 pub fn explain(args: &ExplainArgs, cluster: &Cluster, refused: usize) -> ExitCode {
-    answer(refused, |out| explain::write(args, cluster, out).map(|()| Vec::new()))
+    answer(refused, |out| explain::write(args, &seen(cluster, args.own_node), out).map(|()| Vec::new()))
 }
 
 /// An agent's answer to a question.
@@ -148,6 +149,14 @@ pub fn repeat(told: &Told) -> ExitCode {
         out.write_all(told.text.as_bytes())?;
         Ok(told.notes.clone())
     })
+}
+
+/// The cluster as agents of this setting see it.
+fn seen(cluster: &Cluster, own_node: run::OwnNode) -> Cow<'_, Cluster> {
+    match own_node {
+        run::OwnNode::Allow => Cow::Borrowed(cluster),
+        run::OwnNode::Policy => Cow::Owned(cluster.clone().judging_own_node()),
+    }
 }
 
 /// Writes an answer to stdout and tells how it went by the exit code.

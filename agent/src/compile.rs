@@ -62,7 +62,7 @@ pub use numbers::{FIRST_RULE, Numbers, RULE_CLOSED, RULE_NO_POLICY, RULE_NODE_PR
 pub use tables::{Touched, TouchedKeys};
 
 use crate::index::Cluster;
-use crate::model::{ObjectKey, Pod, PodKey, ServiceKey};
+use crate::model::{ObjectKey, Pod, PodKey, Protocol, ServiceKey};
 use crate::state::{Desired, LocalId, RuleIdentity, RuleNumber};
 
 /// What is known of this node itself.
@@ -131,6 +131,22 @@ pub enum Problem {
         taken_as: PodKey,
         /// The other claimants.
         others: Vec<PodKey>,
+    },
+    /// A Service leads to processes of this node, which policy denies to a pod, and to others, which it allows.
+    #[error(
+        "port {port}/{protocol} of Service {service} is closed to pod {pod}: its policy denies processes of this node that are \
+         among the Service's backends and allows others of them, and which one a connection would get cannot be known before \
+         it has got there; allow the node's addresses on that port, or keep processes of nodes out of the Service"
+    )]
+    NodeBehindService {
+        /// The Service.
+        service: ServiceKey,
+        /// Its protocol.
+        protocol: Protocol,
+        /// Its port.
+        port: u16,
+        /// One of the pods.
+        pod: PodKey,
     },
     /// The policies of an endpoint ask about more port ranges than the tables can tell apart.
     #[error(
@@ -306,12 +322,31 @@ impl Compiler {
         self.pods.drop_empty_groups();
         self.problems = self.addresses.problems(&self.pods);
         self.problems.extend(self.locals.problems());
+        self.problems.extend(self.mixed_services());
         self.problems.sort();
+        self.problems.dedup();
 
         let keys = std::mem::take(&mut self.tables.touched);
         self.touched = if self.first { Touched::All } else { Touched::Keys(Box::new(keys)) };
         self.first = false;
         &self.tables.desired
+    }
+
+    /// Services that are closed to pods since processes of this node are behind them.
+    fn mixed_services(&self) -> Vec<Problem> {
+        let of = |(set, number): &(crate::state::SetId, crate::state::ServiceNumber)| {
+            let users = self.sets.get(*set).map(|set| &set.users);
+            let named = self.services.name(*number);
+            named.into_iter().flat_map(move |(service, protocol, port)| {
+                users.into_iter().flatten().map(move |user| Problem::NodeBehindService {
+                    service: service.clone(),
+                    protocol,
+                    port,
+                    pod: user.pod.clone(),
+                })
+            })
+        };
+        self.reaches.mixed().iter().flat_map(of).collect()
     }
 
     /// Names everything that is there or was.
@@ -447,6 +482,8 @@ impl Compiler {
         let before = std::mem::replace(&mut self.node, input.node.clone());
         for address in before.addresses.symmetric_difference(&self.node.addresses) {
             self.addresses.set_own(*address, self.node.addresses.contains(address));
+            let leading: Vec<_> = self.services.leading_to(*address).collect();
+            self.services.changed.extend(leading);
         }
         let ranges = |facts: &NodeFacts| -> BTreeSet<IpNet> { facts.service_ranges.iter().map(IpNet::trunc).collect() };
         let (old, new) = (ranges(&before), ranges(&self.node));

@@ -45,6 +45,15 @@ impl Cluster {
         }
     }
 
+    /// The same with policies that judge pods' traffic to their own node: see [`Policy::judging_own_node`].
+    #[must_use]
+    pub fn judging_own_node(mut self) -> Self {
+        for policy in self.policies.values_mut() {
+            *policy = Arc::new(Policy::clone(policy).judging_own_node());
+        }
+        self
+    }
+
     /// Whether a pod is a policy's subject. A namespace without an object has only the label that names it.
     #[must_use]
     pub fn selects(&self, subject: &Subject, pod: &Pod) -> bool {

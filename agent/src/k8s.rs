@@ -60,7 +60,7 @@ pub enum Error {
         reason: String,
     },
     /// Objects could not be listed.
-    #[error("cannot list {kind}s: {reason}")]
+    #[error("cannot list {}: {reason}", kind.plural())]
     List {
         /// The kind.
         kind: Kind,

@@ -13,6 +13,9 @@ use tracing_subscriber::{EnvFilter, Layer, Registry, reload};
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Filter(String);
 
+/// What is not logged unless it is asked for by name.
+const QUIET: &str = "kube_client=off";
+
 /// Why a filter is not understood.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error(
@@ -54,8 +57,9 @@ impl fmt::Display for Filter {
 
 impl Filter {
     fn directives(&self) -> EnvFilter {
-        // Each part was parsed when the filter was made.
-        EnvFilter::new(&self.0)
+        // Each part was parsed when the filter was made. kube's client says each failed request again, as an error, though the
+        // agent tells of it once and in its own words; who asks for it by name gets it.
+        EnvFilter::new(format!("{QUIET},{}", self.0))
     }
 }
 
@@ -78,7 +82,9 @@ impl Control {
     /// # Errors
     /// When the log is gone.
     pub fn filter(&self) -> Result<String, ReloadError> {
-        Ok(self.0.with_current(ToString::to_string)?)
+        let filter = self.0.with_current(ToString::to_string)?;
+        let given = filter.split(',').filter(|part| *part != QUIET).collect::<Vec<_>>();
+        Ok(given.join(","))
     }
 
     /// Logs by another filter from now on.

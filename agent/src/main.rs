@@ -58,7 +58,10 @@ fn run(args: RunArgs, log: Control) -> ExitCode {
 
 fn uninstall(args: &UninstallArgs) -> ExitCode {
     match dataplane::uninstall(&args.pin_dir) {
-        Ok(removed) => print(|out| writeln!(out, "removed {} links and {} maps", removed.links, removed.maps)),
+        Ok(removed) => {
+            let said = print(|out| writeln!(out, "removed {} links and {} maps", removed.links, removed.maps));
+            if args.stay { stay() } else { said }
+        }
         Err(error) => fail(&error),
     }
 }
@@ -69,6 +72,18 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error),
         _ => ExitCode::SUCCESS,
+    }
+}
+
+/// Does nothing until SIGTERM or SIGINT. The first process of a container gets neither unless it asks for them.
+fn stay() -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(app::told_to_end()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => fail(&error),
     }
 }
 

@@ -27,7 +27,7 @@ use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::endpoints::{self, Matcher, Snapshot};
 use crate::index::Cluster;
-use crate::model::{Change, ObjectKey, Pod, PolicyId};
+use crate::model::{Change, Object, ObjectKey, Pod, PolicyId};
 use crate::state::LocalId;
 use crate::state::flat::Flat;
 use crate::state::image::{Full, Image};
@@ -58,6 +58,8 @@ pub struct Settings {
     pub open_pending: bool,
     /// Clients from outside that the host has masqueraded pass, whatever policy says of the node's address.
     pub masqueraded_clients: bool,
+    /// Policy judges what pods send to addresses of this node, which otherwise is always allowed.
+    pub judge_own_node: bool,
     /// Idle lifetimes of flows in seconds, beside the defaults.
     pub lifetimes: BTreeMap<Lifetime, u32>,
     /// An `ingress` qdisc where clsact is needed gives way, with all that is on it.
@@ -187,6 +189,12 @@ impl Reconciler {
     pub fn objects(&mut self, changes: impl IntoIterator<Item = Change>) -> bool {
         let mut different = false;
         for change in changes {
+            let change = match change {
+                Change::Set(Object::Policy(policy)) if self.settings.judge_own_node => {
+                    Change::Set(Object::Policy(policy.judging_own_node()))
+                }
+                change => change,
+            };
             let key = match &change {
                 Change::Set(object) => object.key(),
                 Change::Gone(key) => key.clone(),

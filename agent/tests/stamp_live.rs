@@ -14,9 +14,10 @@
 #[path = "stamp/witness.rs"]
 mod witness;
 
-use std::net::{IpAddr, SocketAddr, UdpSocket};
+use std::net::{IpAddr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::time::{Duration, Instant};
 
+use etherparse::{IpNumber, PacketBuilder};
 use portcullis_testbed::{
     BRIDGE, Host, Masquerade, Pod, PodOptions, Protocol, Proxy, Service, Shape, Testbed, TestbedOptions,
     br_netfilter_available,
@@ -28,6 +29,29 @@ const CLASS: u16 = 0x0777;
 /// Nothing else in these namespaces sends packets this long.
 const PAYLOAD: usize = 700;
 const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Bytes of a fragment's payload.
+const FRAGMENT: usize = 1448;
+
+/// A datagram in fragments the first of which begins with 240 bytes of destination options, PadN (RFC 8200, section 4.2):
+/// as if they had stood before the fragment header, of which there is then no room for as much in each.
+fn fragments_with_long_options(hop: ([u8; 6], [u8; 6]), from: Ipv6Addr, to: Ipv6Addr) -> Vec<Vec<u8>> {
+    let mut datagram = vec![0; 240];
+    datagram[..4].copy_from_slice(&[17, 29, 1, 236]);
+    let length = 3008_u16;
+    datagram.extend([4000_u16, 9, length, 0].map(u16::to_be_bytes).concat());
+    datagram.resize(240 + usize::from(length), 7);
+    let pieces = datagram.chunks(FRAGMENT).enumerate().map(|(at, piece)| {
+        let more = (at + 1) * FRAGMENT < datagram.len();
+        let offset = (at * FRAGMENT) as u16 | u16::from(more);
+        let header = [&[60, 0][..], &offset.to_be_bytes(), &0x0bad_cafe_u32.to_be_bytes()].concat();
+        let builder = PacketBuilder::ethernet2(hop.0, hop.1).ipv6(from.octets(), to.octets(), 64);
+        let mut frame = Vec::new();
+        builder.write(&mut frame, IpNumber::IPV6_FRAGMENTATION_HEADER, &[&header, piece].concat()).unwrap();
+        frame
+    });
+    pieces.collect()
+}
 
 /// Which device the packet was received by last, as the exit sees it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -84,15 +108,18 @@ impl Road {
 
     /// Sends a datagram of the client's, and gives what left at `exit` because of it, `packets` at least.
     fn send(&self, to: SocketAddr, payload: usize, exit: &str, packets: usize) -> Vec<Seen> {
+        self.send_of(&self.client, to, payload, exit, packets)
+    }
+
+    /// Sends a datagram of a host's.
+    fn send_of(&self, from: &Host, to: SocketAddr, payload: usize, exit: &str, packets: usize) -> Vec<Seen> {
         self.witness.forget();
-        self.client
-            .namespace()
-            .run(|| {
-                let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
-                socket.send_to(&vec![7; payload], to)?;
-                Ok(())
-            })
-            .unwrap();
+        send(from, to, payload);
+        self.await_seen(to, payload, exit, packets)
+    }
+
+    /// Waits for what leaves at `exit` because of a datagram, `packets` at least.
+    fn await_seen(&self, to: SocketAddr, payload: usize, exit: &str, packets: usize) -> Vec<Seen> {
         let (exit, deadline) = (self.index(exit), Instant::now() + PATIENCE);
         loop {
             // Others of such lengths are answers, and redirects that quote the packet. VXLAN over IPv4 adds 50 bytes.
@@ -116,6 +143,11 @@ impl Road {
     fn expect(&self, what: &str, to: SocketAddr, payload: usize, exit: &str, index: Index) {
         let packets = if payload > 1500 { 2 } else { 1 };
         let seen = self.send(to, payload, exit, packets);
+        self.check(what, to, &seen, STAMP, index);
+    }
+
+    /// Fails unless all these packets have the stamp and the index.
+    fn check(&self, what: &str, to: SocketAddr, seen: &[Seen], stamp: u16, index: Index) {
         let expected = match index {
             Index::Sender => self.index(self.client.veth()),
             Index::Bridge => self.index(BRIDGE),
@@ -123,19 +155,57 @@ impl Road {
         };
         let wrong = |seen: &&Seen| {
             let index = index != Index::Either && seen.ingress_ifindex != expected;
-            seen.tc_index != u32::from(STAMP) || index
+            seen.tc_index != u32::from(stamp) || index
         };
         let wrong: Vec<&Seen> = seen.iter().filter(wrong).collect();
         assert!(
             wrong.is_empty(),
-            "{}, {what} to {to}: stamp {STAMP:#x}, index {index:?} ({expected}): {wrong:#x?}",
+            "{}, {what} to {to}: stamp {stamp:#x}, index {index:?} ({expected}): {wrong:#x?}",
             self.context
         );
+    }
+
+    /// What a process of the node sends has neither.
+    fn expect_nothing_of_the_node(&self) {
+        let node = self.bed.node(0);
+        for (to, exit) in [(&self.near, self.near.veth()), (&self.far, "eth0")] {
+            for to in self.directly(to) {
+                let seen = self.send_of(node, to, PAYLOAD, exit, 1);
+                self.check("from the node", to, &seen, 0, Index::Lost);
+                let seen = self.send_of(node, to, 3000, exit, 2);
+                self.check("from the node, in fragments", to, &seen, 0, Index::Lost);
+            }
+        }
+    }
+
+    /// IPv6 that conntrack has put together, and that the kernel cannot take apart again as it was, has lost its index.
+    fn expect_index_lost_when_rebuilt(&self, target: &Pod, exit: &str) {
+        let (own, to) = (self.client.v6().unwrap(), target.v6().unwrap());
+        let gateway = match self.bed.node(0).mac(BRIDGE) {
+            Ok(mac) => mac,
+            Err(_) => self.bed.node(0).mac(self.client.veth()).unwrap(),
+        };
+        self.witness.forget();
+        for frame in fragments_with_long_options((self.client.mac("eth0").unwrap(), gateway), own, to) {
+            self.client.inject("eth0", &frame).unwrap();
+        }
+        let to = SocketAddr::new(to.into(), 9);
+        let seen = self.await_seen(to, 3000, exit, 2);
+        self.check("in fragments with long options", to, &seen, STAMP, Index::Lost);
     }
 
     fn directly(&self, host: &Host) -> Vec<SocketAddr> {
         host.addresses().into_iter().map(|address| SocketAddr::new(address, 9)).collect()
     }
+}
+
+fn send(from: &Host, to: SocketAddr, payload: usize) {
+    let sent = from.namespace().run(|| {
+        let socket = UdpSocket::bind(if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" })?;
+        socket.send_to(&vec![7; payload], to)?;
+        Ok(())
+    });
+    sent.unwrap();
 }
 
 fn through_service(last: u16) -> [SocketAddr; 2] {
@@ -154,6 +224,8 @@ fn a_stamp_survives_what_routing_and_netfilter_do() {
         let options = TestbedOptions { proxy, rp_filter, ..TestbedOptions::shaped(Shape::Routed) };
         let road = Road::new(options, masquerade);
         netfilter(&road, Index::Sender);
+        road.expect_nothing_of_the_node();
+        road.expect_index_lost_when_rebuilt(&road.far, "eth0");
         // Without connection tracking, of untranslated packets.
         untracked(&road);
         for to in road.directly(&road.near) {
@@ -192,19 +264,15 @@ fn untracked(road: &Road) {
 /// Bridged: what stays on the bridge keeps the sender's index, what goes up through it has the bridge's.
 #[test]
 fn a_stamp_survives_bridges() {
-    for br_netfilter in [false, true] {
+    for (br_netfilter, rp_filter) in [(false, Some(1)), (true, Some(2)), (true, Some(0))] {
         if br_netfilter && !br_netfilter_available() {
             println!("skipped br_netfilter: this kernel has none");
             continue;
         }
-        let options = TestbedOptions { br_netfilter, ..TestbedOptions::shaped(Shape::Bridged) };
+        let options = TestbedOptions { br_netfilter, rp_filter, ..TestbedOptions::shaped(Shape::Bridged) };
         let road = Road::new(options, Masquerade::FromOutsidePods);
-        for to in road.directly(&road.near) {
-            road.expect("on one bridge", to, PAYLOAD, road.near.veth(), Index::Sender);
-        }
-        for to in road.directly(&road.far) {
-            road.expect("to another node", to, PAYLOAD, "eth0", Index::Bridge);
-        }
+        bridged(&road, "");
+        flooded(&road);
         for to in through_service(12) {
             road.expect("through a Service to another node", to, PAYLOAD, "eth0", Index::Bridge);
             road.expect("through a Service in fragments", to, 3000, "eth0", Index::Either);
@@ -212,7 +280,34 @@ fn a_stamp_survives_bridges() {
         for to in through_service(11) {
             road.expect("through a Service to a neighbour", to, PAYLOAD, road.near.veth(), Index::Either);
         }
+        road.expect_nothing_of_the_node();
+        road.expect_index_lost_when_rebuilt(&road.far, "eth0");
+        untracked(&road);
+        bridged(&road, ", untracked");
     }
+}
+
+fn bridged(road: &Road, how: &str) {
+    for to in road.directly(&road.near) {
+        road.expect(&format!("on one bridge{how}"), to, PAYLOAD, road.near.veth(), Index::Sender);
+    }
+    for to in road.directly(&road.far) {
+        road.expect(&format!("to another node{how}"), to, PAYLOAD, "eth0", Index::Bridge);
+        road.expect(&format!("to another node in fragments{how}"), to, 3000, "eth0", Index::Either);
+    }
+}
+
+/// A frame for nobody's MAC address goes out at every port.
+fn flooded(road: &Road) {
+    let to = SocketAddr::new(road.near.v4().unwrap().into(), 9);
+    let (source, destination) = (road.client.v4().unwrap().octets(), road.near.v4().unwrap().octets());
+    let builder = PacketBuilder::ethernet2(road.client.mac("eth0").unwrap(), [0x02, 0xde, 0xad, 0, 0, 1]);
+    let mut frame = Vec::new();
+    builder.ipv4(source, destination, 64).udp(4000, 9).write(&mut frame, &[7; PAYLOAD]).unwrap();
+    road.witness.forget();
+    road.client.inject("eth0", &frame).unwrap();
+    let seen = road.await_seen(to, PAYLOAD, road.near.veth(), 1);
+    road.check("flooded", to, &seen, STAMP, Index::Sender);
 }
 
 /// VXLAN: the stamp is on the packet inside and on the one around it, and that one has no index.

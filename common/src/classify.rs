@@ -138,7 +138,7 @@ pub struct Question {
     pub port: u16,
 }
 
-/// What an egress set reaches of the Service port behind a translatable address.
+/// What an egress set reaches of the Service port behind a translatable address; 0 where no Service is known.
 #[inline(always)]
 pub fn service_reach<T: Tables>(
     t: T,
@@ -150,7 +150,7 @@ pub fn service_reach<T: Tables>(
 ) -> u64 {
     let service = wide_row(t, seed, address, wide_key(wide::SERVICE, row.bank, protocol, port));
     if service == 0 {
-        return reach::PART;
+        return 0;
     }
     let named = narrow_row(t, seed, narrow_key(narrow::REACH, row.egress, peer::number(service)));
     if named != 0 {

@@ -164,6 +164,14 @@ impl VerdictWord {
         }
     }
 
+    /// The rule allows the packet to end in this node. If the host translates it onwards, egress is judged where it leaves,
+    /// and replies need that exit's word.
+    #[inline(always)]
+    #[must_use]
+    pub const fn ends_here(rule: u32) -> Self {
+        Self(VALID | Self::ALLOW | Self::DEFER | Self::CONFIRM | rule as u64)
+    }
+
     /// Whether egress is to be judged where the packet leaves.
     #[inline(always)]
     #[must_use]
@@ -385,6 +393,9 @@ pub mod node_flag {
     /// Clients from outside whose address has become this node's (externalTrafficPolicy Cluster) pass as the node's own
     /// processes do: their true address cannot be had here. IPv4 only, where nobody else can send with that address.
     pub const MASQUERADED: u64 = 8;
+    /// Policy judges what pods send to addresses of this node. Such a packet may end in the node, where no exit sees it, so
+    /// it is judged where it enters.
+    pub const OWN_NODE: u64 = 16;
 }
 
 /// What the agents of one node hand on to each other.

@@ -2,7 +2,8 @@
 
 use crate::address::Address;
 use crate::classify::{EndpointView, Question, classify, peer_value, seed, service_reach};
-use crate::layout::{VerdictWord, endpoint_flag, peer, reach, rule};
+use crate::decide::has_node_flag;
+use crate::layout::{VerdictWord, endpoint_flag, node_flag, peer, reach, rule};
 use crate::packet::{Headers, protocol};
 use crate::tables::{Tables, read};
 
@@ -88,22 +89,28 @@ pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictW
     }
     let seed = seed(t);
     let peer = peer_value(t, seed, endpoint.bank, &to);
-    if endpoint.is_closed() && peer & peer::OWN_NODE == 0 {
+    let own_node = peer & peer::OWN_NODE != 0;
+    let judges_node = own_node && has_node_flag(t, node_flag::OWN_NODE);
+    if endpoint.is_closed() && (!own_node || judges_node) {
         return VerdictWord::new(false, rule::CLOSED);
     }
-    if peer & peer::TRANSLATABLE != 0 && !asked.has(Asked::EXIT) {
+    let translatable = peer & peer::TRANSLATABLE != 0 && !asked.has(Asked::EXIT);
+    if translatable {
         let reached = service_reach(t, seed, &endpoint, &to, asked.protocol(), asked.port());
-        return if reach::is_none(reached) {
-            VerdictWord::new(false, reached as u32)
-        } else {
-            VerdictWord::deferred(if reach::is_all(reached) { Some(reached as u32) } else { None })
-        };
+        if reach::is_none(reached) {
+            return VerdictWord::new(false, reached as u32);
+        }
+        // What no Service's port is ends in the node, unless a rule that nobody has told us of leads it on (a pod's hostPort).
+        if reached != 0 || !judges_node {
+            return VerdictWord::deferred(if reach::is_all(reached) { Some(reached as u32) } else { None });
+        }
     }
     if endpoint.is_closed() {
         return VerdictWord::new(true, rule::CLOSED);
     }
     let itself = to.same(endpoint.address(t, asked.has(Asked::V4)));
-    classify(t, seed, &question(&endpoint, endpoint.egress, peer, itself, asked))
+    let verdict = classify(t, seed, &question(&endpoint, endpoint.egress, peer, itself, asked));
+    if translatable && verdict.allows() { VerdictWord::ends_here(verdict.rule()) } else { verdict }
 }
 
 /// Whether a tunnel device of this node listens on a UDP port: what a pod wraps, the node would unwrap behind the hooks,

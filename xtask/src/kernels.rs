@@ -21,7 +21,7 @@ use crate::stages::Outcome;
 use crate::workspace::Metadata;
 
 /// What the stage calls, or puts into the guests: Debian's packages.
-const PACKAGES: [&str; 11] = [
+const PACKAGES: [&str; 12] = [
     "qemu-system-x86",
     "busybox-static",
     "cpio",
@@ -33,6 +33,7 @@ const PACKAGES: [&str; 11] = [
     "nftables",
     "ipvsadm",
     "conntrack",
+    "wireguard-tools",
 ];
 
 /// Guests at the same time. Each is one CPU, and one core is enough for one.

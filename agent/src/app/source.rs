@@ -1,6 +1,6 @@
 //! Where objects come from: a cluster's API server or a folder of manifests, told in the same words.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -42,17 +42,35 @@ pub(super) enum Source {
     },
 }
 
-impl Source {
-    /// Begins to follow what the operator has chosen.
-    pub(super) async fn start(args: &RunArgs) -> Result<Self, AppError> {
+/// A source that was found.
+pub(super) enum Origin {
+    /// A folder.
+    Folder(PathBuf),
+    /// An API server.
+    Cluster(k8s::Connection),
+}
+
+impl Origin {
+    /// Finds what the operator has chosen. Nothing is asked yet.
+    pub(super) async fn find(args: &RunArgs) -> Result<Self, AppError> {
         if let Some(folder) = args.manifests.clone() {
-            let (sender, batches) = mpsc::channel(16);
-            let follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
-            return Ok(Self::Manifests { batches, follower });
+            return Ok(Self::Folder(folder));
         }
         let node = node_of(args)?;
         let settings = k8s::Settings { kubeconfig: args.kubeconfig.clone(), context: args.context.clone(), node };
-        let connection = k8s::connect(&settings).await?;
+        Ok(Self::Cluster(k8s::connect(&settings).await?))
+    }
+
+    /// Begins to follow it.
+    pub(super) fn follow(self, args: &RunArgs) -> Source {
+        let connection = match self {
+            Self::Folder(folder) => {
+                let (sender, batches) = mpsc::channel(16);
+                let follower = tokio::spawn(async move { manifests::follow(&folder, manifests::PAUSE, sender).await });
+                return Source::Manifests { batches, follower };
+            }
+            Self::Cluster(connection) => connection,
+        };
         tracing::info!(server = connection.server, "watching the cluster");
         let server = connection.server.clone();
         let (sender, batches) = mpsc::channel(16);
@@ -65,9 +83,11 @@ impl Source {
         };
         let timing = k8s::Timing::default();
         let follower = tokio::spawn(k8s::follow(connection, timing, report.clone(), feedback, sender));
-        Ok(Self::Cluster { server, batches, follower, report, wishes })
+        Source::Cluster { server, batches, follower, report, wishes }
     }
+}
 
+impl Source {
     /// What it is, in words.
     pub(super) fn name(&self, args: &RunArgs) -> String {
         match self {

@@ -8,7 +8,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use serde::{Deserialize, Serialize};
 
-use super::run::{PIN_DIR, SOCKET};
+use super::run::{OwnNode, PIN_DIR, SOCKET};
 use crate::model::{Family, Name, PodKey, Protocol, Traffic};
 
 /// Which cluster a question is about. Without any of these it is the one that this node's agent knows; called as `kubectl
@@ -85,6 +85,9 @@ pub struct MatrixArgs {
     /// Who decides: the policies' text, or the tables compiled from it. Both must agree.
     #[arg(long, value_enum, default_value_t)]
     pub engine: EngineName,
+    /// What pods may send to their own node: everything, or what rules allow, as the agents are set.
+    #[arg(long, value_enum, default_value_t)]
+    pub own_node: OwnNode,
 }
 
 /// Why a connection is allowed or denied: which policies select each side, which rule decides, why the others do not
@@ -111,6 +114,9 @@ pub struct ExplainArgs {
     /// The form of the answer.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: ExplainOutput,
+    /// What pods may send to their own node: everything, or what rules allow, as the agents are set.
+    #[arg(long, value_enum, default_value_t)]
+    pub own_node: OwnNode,
 }
 
 impl ExplainArgs {

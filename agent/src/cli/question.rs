@@ -4,7 +4,7 @@ use std::io::Write;
 
 use serde::{Deserialize, Serialize};
 
-use super::{CliError, EngineName, EvaluatorEngine, ExplainArgs, MatrixArgs, TablesEngine, explain, matrix};
+use super::{CliError, EngineName, EvaluatorEngine, ExplainArgs, MatrixArgs, TablesEngine, explain, matrix, seen};
 use crate::index::Cluster;
 use crate::status::Told;
 
@@ -29,8 +29,8 @@ pub fn told(question: &str, cluster: &Cluster, refused: usize) -> Result<Told, C
     let question = serde_json::from_str(question).map_err(|error| CliError::Question(error.to_string()))?;
     let mut text = Vec::new();
     let notes = match question {
-        Question::Explain(args) => explain::write(&args, cluster, &mut text).map(|()| Vec::new()),
-        Question::Matrix(args) => write_matrix(&args, cluster, MOST_ENTRIES, &mut text),
+        Question::Explain(args) => explain::write(&args, &seen(cluster, args.own_node), &mut text).map(|()| Vec::new()),
+        Question::Matrix(args) => write_matrix(&args, &seen(cluster, args.own_node), MOST_ENTRIES, &mut text),
     }?;
     // Both write text alone.
     let text = String::from_utf8_lossy(&text).into_owned();

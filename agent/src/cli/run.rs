@@ -7,6 +7,7 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use portcullis_common::flow::Lifetime;
+use serde::{Deserialize, Serialize};
 
 use crate::logging::Filter;
 
@@ -93,6 +94,13 @@ pub struct RunArgs {
     /// policy judges the node's address still, since there the kernel lets anybody send with that as source.
     #[arg(long, value_enum, default_value_t)]
     pub masqueraded_clients: MasqueradedClients,
+    /// What pods may send to the addresses of their own node. Kubernetes NetworkPolicy allows all of it; with `policy` it is
+    /// judged by the rules that a policy has (an ipBlock with the node's address allows it), LocalDNS on the node included.
+    /// What the node's own processes send to pods, such as probes, passes either way. A Service that leads to processes of the
+    /// node is judged on these, and closed where some of its backends are denied of which some are on the node; a pod's
+    /// hostPort is reached only by who may reach the node's address too.
+    #[arg(long, value_enum, default_value_t)]
+    pub own_node: OwnNode,
     /// Whether a pod may send only from its own addresses, speak in ARP and neighbour discovery only for them, and be sent
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
@@ -280,6 +288,16 @@ pub enum MasqueradedClients {
     Allow,
 }
 
+/// What pods may send to their own node.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
+pub enum OwnNode {
+    /// Everything, as Kubernetes NetworkPolicy implies.
+    #[default]
+    Allow,
+    /// What rules allow.
+    Policy,
+}
+
 /// What a veth may do whose pod is not known yet.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub enum Pending {
@@ -334,6 +352,9 @@ pub struct UninstallArgs {
     /// Where pins are kept.
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
+    /// When everything is removed, do nothing until told to end: for a DaemonSet that has taken the agents' place.
+    #[arg(long)]
+    pub stay: bool,
 }
 
 #[cfg(test)]

@@ -4,6 +4,7 @@
 //! addresses and ports move between classes it says [`ServiceReach::Part`], under which each packet is judged where it
 //! leaves, and gets its new value when the tables have settled.
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -15,9 +16,19 @@ use super::sets::{Sets, Writing};
 use crate::model::{Direction, Verdict};
 use crate::state::{ClassId, LocalId, PortClass, ServiceNumber, ServiceReach, SetId};
 
-/// The backends of a port as the tables see them, in order and without repetition. The last value is the endpoints
-/// that have the backend's address as their own.
-type Pairs = Vec<(ClassId, PortClass, Vec<LocalId>)>;
+/// The backends of a port as the tables see them, in order and without repetition.
+type Pairs = Vec<Seat>;
+
+/// One backend, or several that look alike.
+#[derive(Clone, Debug, PartialEq, Eq, Hash)]
+struct Seat {
+    class: ClassId,
+    port: PortClass,
+    /// The endpoints that have the backend's address as their own.
+    owners: Vec<LocalId>,
+    /// It is a process of this node: what is sent there passes no exit.
+    here: bool,
+}
 
 /// No pairs: what the port leads to is not known.
 type Seen = Option<Pairs>;
@@ -42,6 +53,23 @@ pub(super) struct Reaches {
     /// Rows that say what the set's default says. A row that goes is the last thing to go, one that changes the first thing to
     /// change: so a row that comes to say the default changes now and goes when the tables have settled.
     redundant: FxHashSet<(SetId, ServiceNumber)>,
+    /// Sets that may not reach the processes of this node behind a port, but others behind it. Where the host leads a packet is
+    /// not known before it has, and what ends in the node meets no hook again: all of the port is denied.
+    mixed: BTreeSet<(SetId, ServiceNumber)>,
+}
+
+/// What a set reaches of a port.
+#[derive(Clone, Copy, Debug)]
+struct Reached {
+    reach: ServiceReach,
+    /// See [`Reaches::mixed`].
+    mixed: bool,
+    /// A process of this node is among what is denied.
+    denies_here: bool,
+}
+
+impl Reached {
+    const PART: Self = Self { reach: ServiceReach::Part, mixed: false, denies_here: false };
 }
 
 /// What tells how the tables see a backend.
@@ -49,11 +77,26 @@ pub(super) struct View<'a> {
     pub(super) classes: &'a Classes,
     pub(super) class_of: &'a dyn Fn(IpAddr) -> ClassId,
     pub(super) owners: &'a dyn Fn(IpAddr) -> Vec<LocalId>,
+    /// Whether an address is this node's.
+    pub(super) is_own: &'a dyn Fn(IpAddr) -> bool,
 }
 
 impl Reaches {
     pub(super) fn is_pending(&self) -> bool {
         !self.pending.is_empty() || !self.redundant.is_empty()
+    }
+
+    /// Ports of which sets are denied all, since policy denies the processes of this node behind them.
+    pub(super) const fn mixed(&self) -> &BTreeSet<(SetId, ServiceNumber)> {
+        &self.mixed
+    }
+
+    fn note_mixed(&mut self, key: (SetId, ServiceNumber), mixed: bool) {
+        if mixed {
+            self.mixed.insert(key);
+        } else {
+            self.mixed.remove(&key);
+        }
     }
 
     /// These sets are gone.
@@ -65,6 +108,9 @@ impl Reaches {
                     tables.reaches((*set, port), None);
                 }
             }
+        }
+        if !sets.is_empty() {
+            self.mixed.retain(|(set, _)| self.sets.contains_key(set));
         }
     }
 
@@ -81,6 +127,7 @@ impl Reaches {
         for port in ports {
             self.seen.remove(port);
         }
+        self.mixed.retain(|(_, port)| !ports.contains(port));
         self.views.retain(|view| Arc::strong_count(view) > 1);
         for (set, port) in std::mem::take(&mut self.redundant) {
             let Some(reach) = self.sets.get_mut(&set) else { continue };
@@ -137,19 +184,20 @@ impl Reaches {
         }
 
         for id in &fresh_sets {
-            let reaches: Vec<ServiceReach> =
+            let reaches: Vec<Reached> =
                 distinct.iter().map(|pairs| reach(*id, pairs.as_ref().as_ref(), sets, view, writing)).collect();
             let mut votes: FxHashMap<ServiceReach, usize> = FxHashMap::default();
-            for index in pairs_of.values() {
-                if let Some(reach) = reaches.get(*index) {
-                    *votes.entry(*reach).or_default() += 1;
+            for (port, index) in &pairs_of {
+                if let Some(reached) = reaches.get(*index) {
+                    *votes.entry(reached.reach).or_default() += 1;
+                    self.note_mixed((*id, *port), reached.mixed);
                 }
             }
             let most = votes.into_iter().max_by_key(|(reach, count)| (*count, *reach));
-            let default = most.map_or_else(|| reach(*id, Some(&Vec::new()), sets, view, writing), |(reach, _)| reach);
+            let default = most.map_or(ServiceReach::Part, |(reach, _)| reach);
             writing.tables.reach_defaults(*id, Some(default));
             let mut rows = FxHashMap::default();
-            let now = pairs_of.iter().filter_map(|(port, index)| Some((*port, *reaches.get(*index)?)));
+            let now = pairs_of.iter().filter_map(|(port, index)| Some((*port, reaches.get(*index)?.reach)));
             let gone = services.retired.iter().map(|port| (*port, ServiceReach::Part));
             for (port, reach) in now.chain(gone).filter(|(_, reach)| *reach != default) {
                 writing.tables.reaches((*id, port), Some(reach));
@@ -162,16 +210,22 @@ impl Reaches {
         let older: Vec<SetId> = self.sets.keys().copied().filter(|id| !fresh_sets.contains(id)).collect();
         let mut concerned: FxHashSet<(SetId, ServiceNumber)> = ripe.clone();
         concerned.extend(older.iter().flat_map(|set| changed.iter().map(|port| (*set, *port))));
-        let mut judged: FxHashMap<(SetId, usize), ServiceReach> = FxHashMap::default();
+        let mut judged: FxHashMap<(SetId, usize), Reached> = FxHashMap::default();
         for (set, port) in concerned {
             let Some(index) = pairs_of.get(&port) else { continue };
             let Some(pairs) = distinct.get(*index) else { continue };
-            let target = *(judged.entry((set, *index)))
+            let reached = *(judged.entry((set, *index)))
                 .or_insert_with(|| reach(set, pairs.as_ref().as_ref(), sets, view, writing));
+            let target = reached.reach;
+            if self.sets.contains_key(&set) {
+                self.note_mixed((set, port), reached.mixed);
+            }
             let Some(state) = self.sets.get_mut(&set) else { continue };
             let before = state.rows.get(&port).copied().unwrap_or(state.default);
             let settled = fresh_ports.contains(&port) || (ripe.contains(&(set, port)) && !changed.contains(&port));
-            let shown = if settled || before == target { target } else { ServiceReach::Part };
+            // What ends in the node is left to no exit: it is denied from now on.
+            let at_once = settled || before == target || reached.denies_here;
+            let shown = if at_once { target } else { ServiceReach::Part };
             if shown == target {
                 self.pending.remove(&(set, port));
             } else {
@@ -197,53 +251,60 @@ fn pairs(port: ServiceNumber, services: &Services, view: &View<'_>, writing: &Wr
     let mut seen = FxHashSet::default();
     let mut pairs = Vec::new();
     for backend in backends? {
-        let port = super::ports::class_of(writing.tables, protocol, backend.port);
-        let pair = ((view.class_of)(backend.address), port, (view.owners)(backend.address));
-        if seen.insert(pair.clone()) {
-            pairs.push(pair);
+        let seat = Seat {
+            class: (view.class_of)(backend.address),
+            port: super::ports::class_of(writing.tables, protocol, backend.port),
+            owners: (view.owners)(backend.address),
+            here: (view.is_own)(backend.address),
+        };
+        if seen.insert(seat.clone()) {
+            pairs.push(seat);
         }
     }
     Some(pairs)
 }
 
-fn reach(
-    id: SetId,
-    pairs: Option<&Pairs>,
-    sets: &mut Sets,
-    view: &View<'_>,
-    writing: &mut Writing<'_>,
-) -> ServiceReach {
-    let Some(pairs) = pairs else { return ServiceReach::Part };
+fn reach(id: SetId, pairs: Option<&Pairs>, sets: &mut Sets, view: &View<'_>, writing: &mut Writing<'_>) -> Reached {
+    let Some(pairs) = pairs else { return Reached::PART };
     // No policy denies what nobody gets: kube-proxy refuses it, as it does without policy, and where it has heard of a
     // backend that is not known here yet, the exit tells.
     if pairs.is_empty() {
-        return ServiceReach::Part;
+        return Reached::PART;
     }
     let (mut allowing, mut several) = (None, false);
-    let mut denial = None;
-    for (class, port, owners) in pairs {
+    let (mut denial, mut denial_here) = (None, None);
+    let mut differs = false;
+    for Seat { class, port, owners, here } in pairs {
         let mut verdict_for = |itself| {
             let profile = sets.profile(id, *class, itself, view.classes, writing)?;
             Some(writing.profiles.verdict(profile, *port, writing.ports))
         };
-        let Some(verdict) = verdict_for(false) else { return ServiceReach::Part };
+        let Some(verdict) = verdict_for(false) else { return Reached::PART };
         let own = if owners.is_empty() { None } else { verdict_for(true) };
         let user = |owner: &LocalId| {
             sets.get(id).is_some_and(|set| set.users.contains(owner) || set.past_users.contains(owner))
         };
         // Endpoints of one set differ here: the one that is itself the backend may reach it when the others may not, or
         // another rule decides for it.
-        if own.is_some_and(|own| own != verdict) && owners.iter().any(user) {
-            return ServiceReach::Part;
-        }
+        differs |= own.is_some_and(|own| own != verdict) && owners.iter().any(user);
         match verdict.verdict {
             Verdict::Allow => several |= *allowing.get_or_insert(verdict.rule) != verdict.rule,
-            Verdict::Deny => denial = denial.or(Some(verdict.rule)),
+            Verdict::Deny => {
+                denial = denial.or(Some(verdict.rule));
+                if *here {
+                    denial_here = denial_here.or(Some(verdict.rule));
+                }
+            }
         }
     }
-    match (allowing, denial) {
-        (Some(rule), None) if !several => ServiceReach::All(rule),
-        (None, Some(rule)) => ServiceReach::None(rule),
-        _ => ServiceReach::Part,
-    }
+    let denies_here = denial_here.is_some();
+    let (reach, mixed) = match (allowing, denial) {
+        (Some(rule), None) if !several && !differs => (ServiceReach::All(rule), false),
+        (None, Some(rule)) if !differs => (ServiceReach::None(rule), false),
+        _ => match denial_here {
+            Some(rule) => (ServiceReach::None(rule), true),
+            None => (ServiceReach::Part, false),
+        },
+    };
+    Reached { reach, mixed, denies_here }
 }

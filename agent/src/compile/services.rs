@@ -297,6 +297,12 @@ impl Services {
         Some((key.protocol, self.ports.get(key)?.backends.as_deref()))
     }
 
+    /// The Service of a port, its protocol, and the port on the Service's own addresses.
+    pub(super) fn name(&self, number: ServiceNumber) -> Option<(&ServiceKey, Protocol, u16)> {
+        let key = self.by_number.get(&number)?;
+        Some((&*key.service, key.protocol, key.port))
+    }
+
     /// The names of all Services and slices that are known.
     pub(super) fn keys(&self) -> (Vec<ServiceKey>, Vec<Name>) {
         let services: BTreeMap<&ServiceKey, ()> = self.known.keys().map(|key| (&**key, ())).collect();

@@ -212,10 +212,12 @@ impl Compiler {
         }
         self.services.changed.extend(changed);
         let (addresses, ranges, classes, locals) = (&self.addresses, &self.ranges, &self.classes, &self.locals);
+        let node = &self.node;
         let view = View {
             classes,
             class_of: &|address| addresses.class_of(address, ranges, classes),
             owners: &|address| locals.owners(address).cloned().collect(),
+            is_own: &|address| node.addresses.contains(&address),
         };
         let mut writing =
             Writing { profiles: &mut self.profiles, ports: &self.ports, tables: &mut self.tables, now: self.now };

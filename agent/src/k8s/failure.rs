@@ -8,6 +8,9 @@ use std::time::Duration;
 pub(super) enum Failure {
     /// The place from which to go on is too old: everything must be listed again.
     Expired,
+    /// The server has not come as far as what it has told before: it lags behind another of the cluster's, or its etcd was
+    /// restored from a backup.
+    Behind(String),
     /// The server knows no streaming lists.
     NoStreamingLists,
     /// Somebody must see to it: rights are missing, or nobody is known by this token.
@@ -40,6 +43,7 @@ impl Failure {
             (422, _) if message.contains("sendInitialEvents") || message.contains("resourceVersionMatch") => {
                 Self::NoStreamingLists
             }
+            _ if message.contains("Too large resource version") => Self::Behind(message.to_owned()),
             (401, _) => Self::Refused(format!(
                 "the API server does not know who asks ({shown}): see to the service account's token, or the kubeconfig"
             )),
@@ -61,9 +65,14 @@ impl Failure {
             }
             kube::Error::Auth(error) => Self::Refused(format!("cannot prove who asks: {error}")),
             error => {
-                // "client error (Connect)" alone helps nobody: the cause stands at the end of the chain.
-                let mut reason = error.to_string();
-                let mut cause = error.source();
+                // "client error (Connect)" alone helps nobody: the cause stands at the end of the chain, and kube's own
+                // wrapping says nothing.
+                let inner = match error {
+                    kube::Error::Service(inner) => Some(inner.as_ref() as &dyn std::error::Error),
+                    _ => None,
+                };
+                let mut reason = inner.map_or_else(|| error.to_string(), ToString::to_string);
+                let mut cause = inner.map_or_else(|| error.source(), std::error::Error::source);
                 while let Some(next) = cause {
                     let text = next.to_string();
                     if !reason.contains(&text) {
@@ -81,7 +90,7 @@ impl Failure {
         match self {
             Self::Expired => "the server has forgotten what changed since",
             Self::NoStreamingLists => "the server knows no streaming lists",
-            Self::Refused(reason) | Self::Other { reason, .. } => reason,
+            Self::Behind(reason) | Self::Refused(reason) | Self::Other { reason, .. } => reason,
         }
     }
 

@@ -42,6 +42,8 @@ pub struct Feedback {
     pub wishes: watch::Receiver<Wishes>,
 }
 
+/// Policies that are told of at once for what concerns the whole node.
+const MOST: usize = 32;
 /// Events that wait to be made. What has no room is made later.
 const QUEUE: usize = 64;
 /// How soon a standing trouble is told again: when the Event has expired.
@@ -83,7 +85,8 @@ impl Orders {
             ObjectKey::Policy(id) => Some((id, "PolicyRefused", reasons.join("; "))),
             _ => None,
         });
-        let others = unenforced.iter().map(|(id, reason)| (id, "PolicyNotEnforced", reason.clone()));
+        // A table that is full may keep every policy out: some are enough to tell.
+        let others = unenforced.iter().take(MOST).map(|(id, reason)| (id, "PolicyNotEnforced", reason.clone()));
         let mut standing = BTreeMap::new();
         for (id, reason, note) in refused.chain(others) {
             let Some(identity) = store.policies.get(id) else { continue };

@@ -90,9 +90,10 @@ pub async fn follow(
     if feedback.untaint {
         tasks.spawn(taint::remove(connection.clone(), untaint.subscribe()));
     }
+    let node = connection.node.clone();
     let (orders, deliveries) = Orders::new(connection);
     tasks.spawn(deliveries);
-    let mut collector = Collector { store: Store::default(), report, feedback, orders, untaint, complete: false };
+    let mut collector = Collector { store: Store::default(), report, feedback, orders, node, untaint, complete: false };
     let mut looks = tokio::time::interval(LOOK);
     loop {
         let first = tokio::select! {
@@ -132,6 +133,8 @@ struct Collector {
     report: SyncReport,
     feedback: Feedback,
     orders: Orders,
+    /// This node.
+    node: Option<String>,
     /// Whether the own node is to lose its taint.
     untaint: watch::Sender<bool>,
     complete: bool,
@@ -146,6 +149,9 @@ impl Collector {
         self.store.take(told);
         self.report.count(kind, self.store.count(kind));
         if ends {
+            if kind == Kind::Node && self.store.count(kind) == 0 {
+                self.store.no_node(&self.node);
+            }
             self.report.listed(kind);
             self.complete = self.complete || self.report.all_listed();
         }

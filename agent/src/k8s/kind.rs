@@ -37,6 +37,19 @@ impl Kind {
         }
     }
 
+    /// Several of them.
+    #[must_use]
+    pub const fn plural(self) -> &'static str {
+        match self {
+            Self::Pod => "Pods",
+            Self::Namespace => "Namespaces",
+            Self::Node => "Nodes",
+            Self::Service => "Services",
+            Self::EndpointSlice => "EndpointSlices",
+            Self::NetworkPolicy => "NetworkPolicies",
+        }
+    }
+
     /// Where all of them are.
     pub(super) const fn path(self) -> &'static str {
         match self {

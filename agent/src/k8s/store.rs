@@ -128,9 +128,13 @@ impl Store {
 
     fn forget(&mut self, key: ObjectKey, entry: &Entry) {
         self.refused.remove(&key);
-        if let ObjectKey::Policy(id) = &key {
-            self.unread.remove(id);
-            self.policies.remove(id);
+        match &key {
+            ObjectKey::Policy(id) => {
+                self.unread.remove(id);
+                self.policies.remove(id);
+            }
+            ObjectKey::Node(_) => self.tainted = false,
+            _ => {}
         }
         if entry.good {
             self.changes.push(Change::Gone(key));
@@ -222,6 +226,16 @@ impl Store {
     /// What is to be applied to the cluster, and what is wrong, since this was last asked.
     pub(super) fn changes(&mut self) -> (Vec<Change>, Vec<Problem>) {
         (std::mem::take(&mut self.changes), std::mem::take(&mut self.problems))
+    }
+
+    /// The cluster has no Node of the name that this node is said to have.
+    pub(super) fn no_node(&mut self, node: &Option<String>) {
+        self.problems.extend(node.iter().map(|node| Problem {
+            severity: Severity::Error,
+            object: format!("Node {node}"),
+            message: "the cluster has no node of this name, and pods that name another are not this node's: see to --node-name"
+                .into(),
+        }));
     }
 
     /// Objects that are refused now, and why.

@@ -29,7 +29,7 @@ use super::sync::SyncReport;
 const INITIAL_END: &str = "k8s.io/initial-events-end";
 /// A watch that lives longer was no failure, however it ended.
 const LIVED: Duration = Duration::from_secs(5);
-/// How often the same place is asked for, with an answer that is an error, before everything is listed again.
+/// How often a server may be behind what was told before everything is listed again.
 const TRIES: u32 = 5;
 /// Objects that are handed on together while all are listed.
 const CHUNK: usize = 200;
@@ -80,7 +80,7 @@ impl Watcher {
     pub(super) async fn run(mut self) {
         let [first, last] = self.timing.backoff;
         let mut backoff = Backoff::new(first, last);
-        let mut failures = 0;
+        let mut behind = 0;
         loop {
             let begun = Instant::now();
             let listing = self.version.is_none();
@@ -98,7 +98,10 @@ impl Watcher {
                     continue;
                 }
                 Err(End::Resume | End::Silence) => {
-                    failures = 0;
+                    behind = 0;
+                    if listing && self.version.is_none() {
+                        self.tell(&Failure::other("the connection ended in the middle of the list"));
+                    }
                     if lived || (listing && self.version.is_some()) {
                         backoff.reset();
                         continue;
@@ -111,14 +114,14 @@ impl Watcher {
                     continue;
                 }
                 Err(End::Failed(failure)) => {
-                    failures += 1;
                     self.tell(&failure);
-                    // Expired; or the server has never heard of our version, as after etcd was restored from a backup.
-                    if failure == Failure::Expired || failures % TRIES == 0 {
-                        self.version = None;
-                    }
-                    if failure == Failure::Expired && failures == 1 {
-                        continue;
+                    behind = if matches!(failure, Failure::Behind(_)) { behind + 1 } else { 0 };
+                    if failure == Failure::Expired || behind >= TRIES {
+                        behind = 0;
+                        // At once, but for a list that expires while it is read.
+                        if self.version.take().is_some() {
+                            continue;
+                        }
                     }
                     failure.retry_after()
                 }
@@ -143,8 +146,10 @@ impl Watcher {
         }
         let news = self.report.failed(kind, reason);
         match failure {
-            Failure::Refused(_) if news => tracing::error!("cannot watch {kind}s: {reason}"),
-            _ if news => tracing::warn!("cannot watch {kind}s: {reason}; what is known stays in force, trying again"),
+            Failure::Refused(_) if news => tracing::error!("cannot watch {}: {reason}", kind.plural()),
+            _ if news => {
+                tracing::warn!("cannot watch {}: {reason}; what is known stays in force, trying again", kind.plural())
+            }
             _ => tracing::debug!(%kind, "still cannot watch: {reason}"),
         }
     }
@@ -152,7 +157,7 @@ impl Watcher {
     /// The server answers.
     fn stands(&self) {
         if let Some(loss) = self.report.stands(self.kind) {
-            tracing::info!("watching {}s again; contact had been lost since {:.0}", self.kind, loss.since);
+            tracing::info!("watching {} again; contact had been lost since {:.0}", self.kind.plural(), loss.since);
         }
     }
 
@@ -234,7 +239,7 @@ impl Watcher {
         let Ok(Line { event, object }) = serde_json::from_slice(text) else {
             // No API server writes such a line. What follows is still worth reading.
             let start = String::from_utf8_lossy(text.get(..text.len().min(80)).unwrap_or_default());
-            tracing::error!("a line of the watch of {}s is no event and is left out: {start:?}", self.kind);
+            tracing::error!("a line of the watch of {} is no event and is left out: {start:?}", self.kind.plural());
             return Ok(());
         };
         let version = match (event.as_ref(), &mut *listing) {
@@ -277,9 +282,21 @@ impl Watcher {
             }
             _ => None,
         };
+        if let (Some(next), Some(last)) = (number(&version), number(&self.version))
+            && next < last
+            && event != "DELETED"
+        {
+            // Versions only rise, unless etcd was restored from a backup. What is known may never have been.
+            return Err(Failure::Expired.into());
+        }
         if version.is_some() {
             self.version = version;
         }
         Ok(())
     }
+}
+
+/// Versions of one kind can be compared as numbers (KEP-5504).
+fn number(version: &Option<String>) -> Option<u64> {
+    version.as_ref()?.parse().ok()
 }

@@ -147,6 +147,17 @@ impl Policy {
     }
 }
 
+impl Policy {
+    /// Takes away what is implied about the node where a pod runs: rules are asked about it like about any other peer.
+    #[must_use]
+    pub fn judging_own_node(mut self) -> Self {
+        for rules in [&mut self.ingress, &mut self.egress].into_iter().flatten() {
+            rules.retain(|rule| rule.origin != RuleOrigin::OwnNode);
+        }
+        self
+    }
+}
+
 /// Which pods a policy applies to.
 #[derive(Clone, Debug, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Subject {

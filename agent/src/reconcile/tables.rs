@@ -54,6 +54,7 @@ impl Reconciler {
             self.set_node_flag(node_flag::CONFIRM, true);
         }
         self.set_node_flag(node_flag::MASQUERADED, self.settings.masqueraded_clients);
+        self.set_node_flag(node_flag::OWN_NODE, self.settings.judge_own_node);
         if first {
             self.take_new_devices(false);
         } else if self.egress_begins() {

@@ -33,8 +33,10 @@ impl<J: Judge> Court<J> {
         let world = World::of(spec);
         let desired = world.compile();
         if let Some(other) = &mut self.other {
+            other.own_node = spec.own_node;
             other.hold(desired.clone());
         }
+        self.memory.own_node = spec.own_node;
         self.memory.hold(desired);
         self.hear(&world, packets, true).map_err(|disagreement| format!("{disagreement}\nin the cluster {spec:?}"))
     }
@@ -66,7 +68,8 @@ impl<J: Judge> Court<J> {
             // A packet without its stamp, or one that may have two fates, has no clear sequel; nor has what a pod sends to
             // itself, whose two sides are one endpoint's.
             let clear = right.len() == 1 && !journey.unstamped && journey.source_address != journey.arrives_at;
-            if clear && journey.target != Target::Nowhere {
+            let ends_here = journey.frontend.is_none() && world.node.addresses.contains(&journey.arrives_at);
+            if clear && (journey.target != Target::Nowhere || ends_here) {
                 let deferred = departures[0].fate.is_ok_and(Stamp::is_deferred);
                 let denied_at_exit = deferred && oracle.denies_egress(&journey);
                 if answer.dropped.is_none() || denied_at_exit {
@@ -123,6 +126,7 @@ pub(crate) fn find_disagreement(change: fn(&mut Desired), clusters: u32) -> bool
         let mut desired = world.compile();
         change(&mut desired);
         let mut court = court.borrow_mut();
+        court.memory.own_node = spec.own_node;
         court.memory.hold(desired);
         court.hear(&world, &packets, true).map_err(TestCaseError::fail).map(drop)
     });

@@ -111,11 +111,13 @@ pub(crate) struct Node<J> {
     pub(crate) judge: J,
     pub(crate) planner: Planner,
     pub(crate) desired: Desired,
+    /// Policy judges what pods send to their node.
+    pub(crate) own_node: bool,
 }
 
 impl<J: Judge> Node<J> {
     pub(crate) fn new(judge: J) -> Self {
-        Self { judge, planner: Planner::default(), desired: Desired::default() }
+        Self { judge, planner: Planner::default(), desired: Desired::default(), own_node: false }
     }
 
     /// Brings the tables to these, and sees to it that no flow is known.
@@ -131,7 +133,8 @@ impl<J: Judge> Node<J> {
     /// The node's flags that these tables need.
     pub(crate) fn flags(&mut self, desired: &Desired) {
         let isolated = desired.endpoints.values().any(|endpoint| endpoint.egress.is_some());
-        self.judge.set_flags(node_flag::ARMED | if isolated { node_flag::CONFIRM } else { 0 });
+        let own_node = if self.own_node { node_flag::OWN_NODE } else { 0 };
+        self.judge.set_flags(node_flag::ARMED | own_node | if isolated { node_flag::CONFIRM } else { 0 });
     }
 
     /// Forgets all flows.

@@ -187,7 +187,7 @@ impl<'a> Oracle<'a> {
         let v4 = journey.sent_to.is_ipv4();
         let mut answer = Answer { dropped: None, counted: Vec::new(), hooks: 0 };
         let arriving = journey.arrives.traffic(v4);
-        let mut early = None;
+        let mut early = Vec::new();
         if let Source::Local(id) = &journey.source {
             answer.hooks += 1;
             if matches!(journey.sent.traffic(v4).protocol.0, 4 | 41 | 47) {
@@ -197,14 +197,19 @@ impl<'a> Oracle<'a> {
             let isolated = self.is_egress_isolated(id);
             let deferred = isolated && self.is_translatable(journey.sent_to);
             let decision = self.egress(id, journey.arrives_at, arriving);
+            let of_node = self.world.own_node && self.world.node.addresses.contains(&journey.sent_to);
+            if deferred && of_node && journey.frontend.is_none() && decision.verdict == Verdict::Deny {
+                let counted = vec![what(&decision, Direction::Egress)];
+                return vec![Answer { dropped: Some(Drop::POLICY), counted, hooks: 1 }];
+            }
             if deferred && let Some(frontend) = &journey.frontend {
                 match self.denied_at_once(id, frontend) {
-                    Reached::Nobody(what, certain) => {
-                        let at_once = Answer { dropped: Some(Drop::POLICY), counted: vec![what], hooks: 1 };
+                    Reached::Nobody(whats, certain) => {
+                        let at_once = |what| Answer { dropped: Some(Drop::POLICY), counted: vec![what], hooks: 1 };
+                        early = whats.into_iter().map(at_once).collect();
                         if certain {
-                            return vec![at_once];
+                            return early;
                         }
-                        early = Some(at_once);
                     }
                     Reached::NoBackends => return Vec::new(),
                     Reached::Somebody => {}
@@ -252,19 +257,28 @@ impl<'a> Oracle<'a> {
             self.egress(id, backend.address, Traffic { protocol: frontend.at.protocol, port: backend.port })
         });
         let decisions: Vec<Decision> = decisions.collect();
+        // Processes of this node behind a Service, which are beyond all exits, close it where they are denied.
+        let of_node = |backend: &Backend| self.world.node.addresses.contains(&backend.address);
+        let mut judged = backends.iter().zip(&decisions);
+        let here = judged.find(|(backend, decision)| of_node(backend) && decision.verdict == Verdict::Deny);
+        let here = here.map(|(_, decision)| what(decision, Direction::Egress));
         if decisions.iter().any(|decision| decision.verdict == Verdict::Allow) {
-            return Reached::Somebody;
+            return here.map_or(Reached::Somebody, |here| Reached::Nobody(vec![here], true));
         }
-        let certain = self.settled && backends.iter().all(|backend| self.world.local_at(backend.address).is_none());
-        Reached::Nobody(what(&decisions[0], Direction::Egress), certain)
+        let alike = backends.iter().all(|backend| self.world.local_at(backend.address).is_none());
+        let certain = here.is_some() || self.settled && alike;
+        let first = what(&decisions[0], Direction::Egress);
+        // What counts it where another endpoint of the same tables is itself a backend.
+        let other = here.filter(|here| !alike && *here != first);
+        Reached::Nobody(std::iter::once(first).chain(other).collect(), certain)
     }
 }
 
 enum Reached {
     NoBackends,
     Somebody,
-    /// What denies the first backend, and whether the tables must know.
-    Nobody(What, bool),
+    /// What denies the first backend (or another that may count), and whether the tables must know.
+    Nobody(Vec<What>, bool),
 }
 
 /// A decision in the words of counters.

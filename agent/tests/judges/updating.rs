@@ -219,6 +219,7 @@ pub(crate) struct Follower<'n, J> {
 impl<'n, J: Judge> Follower<'n, J> {
     /// Starts with empty tables.
     pub(crate) fn new(node: &'n mut Node<J>, start: &ClusterSpec) -> Self {
+        node.own_node = start.own_node;
         node.hold(Desired::default());
         let world = World::of(start);
         let mut compiler = Compiler::new(Numbers::default(), BTreeMap::new());
@@ -236,6 +237,10 @@ impl<'n, J: Judge> Follower<'n, J> {
         let mut cluster = self.world.cluster.clone();
         for edit in &update.edits {
             for change in edit.changes(&cluster) {
+                let change = match (edit, change) {
+                    (Edit::Documents(_), Change::Set(object)) => Change::Set(world::seen(object, self.world.own_node)),
+                    (_, change) => change,
+                };
                 let key = match &change {
                     Change::Set(object) => object.key(),
                     Change::Gone(key) => key.clone(),
@@ -246,7 +251,9 @@ impl<'n, J: Judge> Follower<'n, J> {
             }
         }
         let ranges = self.world.node.service_ranges.clone();
-        let before = std::mem::replace(&mut self.world, World::seen(cluster, ranges));
+        let own_node = self.world.own_node;
+        let now = World { own_node, ..World::seen(cluster, ranges) };
+        let before = std::mem::replace(&mut self.world, now);
         dirty.local = before.local.iter().chain(&self.world.local).map(|local| local.id.clone()).collect();
         self.compiler.compile(&self.world.input(), &dirty).clone()
     }
@@ -416,6 +423,7 @@ fn follow<J: Judge>(
             judged.set(judged.get() + outcome.map_err(fail)?);
             // The tables that grew are as right as those made from nothing.
             let mut court = court.borrow_mut();
+            court.memory.own_node = stream.start.own_node;
             court.memory.hold(desired);
             court.hear(&follower.world, &packets, false).map_err(fail)?;
         }

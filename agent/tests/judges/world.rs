@@ -62,6 +62,8 @@ pub(crate) struct ClusterSpec {
     pub(crate) tiers: Vec<TierSpec>,
     pub(crate) tiered: Vec<TieredPolicy>,
     pub(crate) service_ranges: Vec<&'static str>,
+    /// Policy judges what pods send to their node.
+    pub(crate) own_node: bool,
 }
 
 /// Documents of a folder that `portcullis matrix` and `explain` read; what no manifest can say follows as comments.
@@ -77,6 +79,7 @@ impl fmt::Debug for ClusterSpec {
         for policy in &self.tiered {
             writeln!(f, "# {policy:?}")?;
         }
+        writeln!(f, "# policy judges traffic to the own node: {}", self.own_node)?;
         writeln!(f, "# the tables are those of node {OWN_NODE}; service ranges: {:?}", self.service_ranges)
     }
 }
@@ -119,12 +122,13 @@ pub(crate) fn cluster() -> impl Strategy<Value = ClusterSpec> {
         2 => (1..=3_usize).prop_flat_map(|count| (0..count).map(tiered).collect::<Vec<_>>()).boxed(),
     ];
     let ranges = select(vec![vec![], vec!["10.96.0.0/16", "fd00:96::/112"]]);
-    (namespaces, pods, policies, services, vec(tier(), 0..=2), tiered, ranges).prop_map(
-        |(namespaces, pods, policies, services, tiers, tiered, service_ranges)| {
+    let own_node = proptest::bool::weighted(0.3);
+    (namespaces, pods, policies, services, vec(tier(), 0..=2), tiered, ranges, own_node).prop_map(
+        |(namespaces, pods, policies, services, tiers, tiered, service_ranges, own_node)| {
             let all =
                 documents::nodes().into_iter().chain(namespaces.into_iter().flatten()).chain(pods).chain(policies);
             let documents = all.chain(services.into_iter().flatten()).map(Document).collect();
-            ClusterSpec { documents, tiers, tiered, service_ranges }
+            ClusterSpec { documents, tiers, tiered, service_ranges, own_node }
         },
     )
 }
@@ -188,19 +192,31 @@ pub(crate) struct World {
     pub(crate) cluster: Cluster,
     pub(crate) node: NodeFacts,
     pub(crate) local: Vec<LocalPod>,
+    /// Policy judges what pods send to their node.
+    pub(crate) own_node: bool,
+}
+
+/// What a manifest's object means where policy judges traffic to the own node. Other kinds of policy, which imply nothing,
+/// are made from the same manifests but not by this.
+pub(crate) fn seen(object: Object, own_node: bool) -> Object {
+    match object {
+        Object::Policy(policy) if own_node => Object::Policy(policy.judging_own_node()),
+        object => object,
+    }
 }
 
 impl World {
     pub(crate) fn of(spec: &ClusterSpec) -> Self {
         let mut cluster = Cluster::default();
         let objects = spec.documents.iter().filter_map(|document| object(&document.0));
+        let objects = objects.map(|object| seen(object, spec.own_node));
         let tiers = spec.tiers.iter().map(|tier| Object::Tier(tier.tier()));
         let policies = spec.tiered.iter().map(|policy| Object::Policy(policy.policy()));
         for object in objects.chain(tiers).chain(policies) {
             cluster.apply(Change::Set(object));
         }
         let ranges: Vec<IpNet> = spec.service_ranges.iter().map(|range| range.parse().unwrap()).collect();
-        Self::seen(cluster, ranges)
+        Self { own_node: spec.own_node, ..Self::seen(cluster, ranges) }
     }
 
     /// What the node knows of a cluster.
@@ -210,7 +226,7 @@ impl World {
         let local = members
             .map(|pod| LocalPod { id: LocalId { pod: pod.key.clone(), uid: pod.uid.clone() }, pod: Arc::clone(pod) })
             .collect();
-        Self { local, node: NodeFacts { addresses, service_ranges }, cluster }
+        Self { local, node: NodeFacts { addresses, service_ranges }, cluster, own_node: false }
     }
 
     pub(crate) fn input(&self) -> Input<'_> {

@@ -12,6 +12,21 @@ use serde_json::Value;
 /// How long the agent may take for anything: the machine may be busy, or emulated on a busy one. Only failures cost it.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
 
+/// Sizes of tables that have room for what tests do. Where everything is emulated, the default's pages take longer to clear
+/// and to read than the rest of an agent's start, but for what the verifier does.
+const SMALL: [&str; 10] = [
+    "--max-addresses",
+    "2000",
+    "--max-rows",
+    "4000",
+    "--max-ranges",
+    "500",
+    "--max-rules",
+    "1000",
+    "--max-endpoints",
+    "32",
+];
+
 const LISTEN: &str = "127.0.0.1:9299";
 const BPFFS: &str = "/sys/fs/bpf";
 /// Pin directories are named with it and the process's id, so that those of a killed test can be told and removed.
@@ -93,6 +108,9 @@ impl Agent {
         command.arg("run").arg("--manifests").arg(&self.manifests).arg("--pin-dir").arg(&self.pin_dir);
         command.arg("--socket").arg(&self.socket).args(["--node-name", self.node.name(), "--listen", LISTEN]);
         command.args(["--service-cidr", SERVICE_RANGE_V4, "--service-cidr", SERVICE_RANGE_V6]);
+        if std::env::var_os("PORTCULLIS_GUEST").is_some() {
+            command.args(SMALL);
+        }
         command.args(&self.arguments).env("RUST_BACKTRACE", "1").env("PORTCULLIS_LOG_FORMAT", "text");
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "portcullis=debug");

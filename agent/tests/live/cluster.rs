@@ -120,8 +120,14 @@ impl LiveCluster {
 
     /// Starts an agent on each node, with these policies to begin with.
     pub(crate) fn start_agents(&mut self, arguments: &[String], policies: &[Value]) {
+        self.start_first_agents(self.bed.nodes().len(), arguments, policies);
+    }
+
+    /// Starts agents on the first nodes alone. On an emulated machine it takes a while until the verifier has seen the
+    /// programs of one.
+    pub(crate) fn start_first_agents(&mut self, count: usize, arguments: &[String], policies: &[Value]) {
         self.write_policies(policies);
-        for node in self.bed.nodes() {
+        for node in &self.bed.nodes()[..count] {
             self.agents.push(Agent::new(node, self.manifests.path(), self.scratch.path(), arguments));
         }
         self.agents.iter_mut().for_each(Agent::spawn);

@@ -35,4 +35,5 @@ mod segments;
 mod stamp;
 mod suite;
 mod table;
+mod tunnels;
 mod uninstall;

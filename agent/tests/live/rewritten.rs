@@ -8,6 +8,7 @@ mod counted;
 mod egress;
 mod ground;
 mod ingress;
+mod own_node;
 mod rows;
 
 use portcullis_testbed::{Proxy, Shape};
@@ -81,4 +82,22 @@ fn bridged_by_nftables_without_br_netfilter() {
 fn routed_by_clsact_with_two_uplinks_one_unmasqueraded() {
     let setting = Setting::new("routed, clsact, two uplinks, replies by the other", Shape::Routed, Proxy::Nftables);
     holds(Setting { second_uplink: true, arguments: vec!["--attach".into(), "clsact".into()], ..setting });
+}
+
+/// The setting that subjects what pods send to their own node to policy.
+fn judges_own_node(setting: Setting) {
+    let setting = Setting { arguments: vec!["--own-node".into(), "policy".into()], ..setting };
+    let ground = Ground::new(setting);
+    let wrong = own_node::judge(&ground);
+    assert!(wrong.is_empty(), "{}: {} wrong:\n{}", ground.setting.name, wrong.len(), wrong.join("\n"));
+}
+
+#[test]
+fn own_node_routed() {
+    judges_own_node(Setting::new("own node, routed, iptables-nft", Shape::Routed, Proxy::IptablesNft));
+}
+
+#[test]
+fn own_node_bridged() {
+    judges_own_node(Setting::new("own node, bridged, nftables", Shape::Bridged, Proxy::Nftables));
 }

@@ -1,8 +1,8 @@
 //! SCTP associations between sockets of the kernel's own SCTP, through policy; the testbed's SCTP is half a handshake.
 
-use std::io::{self, Read, Write};
-use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream};
-use std::os::fd::{FromRawFd, OwnedFd};
+mod association;
+
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use portcullis_testbed::{Pod, Protocol, Service, Shape};
@@ -10,85 +10,73 @@ use serde_json::{Value, json};
 
 use crate::cluster::{LiveCluster, Plan};
 use crate::manifests::policy;
+use association::{Association, Echo, Received, socket};
 
 const PODS: [(&str, usize); 4] = [("x/a", 0), ("x/b", 0), ("x/c", 0), ("y/b", 1)];
 /// The policy's port, and one that it does not name.
 const PORTS: [u16; 2] = [7000, 7001];
-/// Long enough for any answer; what is denied costs it.
-const ANSWER: Duration = Duration::from_millis(2500);
+/// The Services' port.
+const FRONT: u16 = 70;
+/// Streams of ten, the number that a socket asks for by default.
+const STREAMS: [u16; 3] = [0, 3, 9];
+/// Long enough for any answer on a busy machine; only failures cost it.
+const PATIENCE: Duration = Duration::from_secs(30);
+/// What is denied costs it.
+const MOMENT: Duration = Duration::from_millis(1500);
 
-fn sockaddr(address: SocketAddr) -> nix::sys::socket::SockaddrStorage {
-    address.into()
+/// An address of a server, by which it is reached.
+#[derive(Clone)]
+struct Way {
+    what: String,
+    to: IpAddr,
+    /// By the Service in front of it.
+    translated: bool,
+    /// Whether the server is on the clients' node.
+    is_near: bool,
 }
 
-/// A socket for one association, which behaves as one of TCP's does (RFC 6458, section 4).
-fn socket(v4: bool) -> io::Result<OwnedFd> {
-    let domain = if v4 { libc::AF_INET } else { libc::AF_INET6 };
-    // SAFETY: takes numbers only.
-    let fd = unsafe { libc::socket(domain, libc::SOCK_STREAM | libc::SOCK_CLOEXEC, libc::IPPROTO_SCTP) };
-    // SAFETY: a new descriptor, nobody else's.
-    if fd < 0 { Err(io::Error::last_os_error()) } else { Ok(unsafe { OwnedFd::from_raw_fd(fd) }) }
-}
+impl Way {
+    /// Where the server's port is by this way.
+    fn place(&self, port: u16) -> SocketAddr {
+        let front = if port == PORTS[0] { FRONT } else { FRONT + 1 };
+        SocketAddr::new(self.to, if self.translated { front } else { port })
+    }
 
-/// Answers every association with what it sends, on every port and address of the pod.
-fn serve(pod: &Pod) {
-    for address in pod.addresses() {
-        for port in PORTS {
-            let listener = pod
-                .namespace()
-                .run(|| {
-                    let socket = socket(address.is_ipv4())?;
-                    let place = sockaddr(SocketAddr::new(address, port));
-                    nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &place)?;
-                    nix::sys::socket::listen(&socket, nix::sys::socket::Backlog::new(16)?)?;
-                    Ok(TcpListener::from(socket))
-                })
-                .unwrap();
-            // It ends with the process: nothing tells a blocking accept to stop.
-            std::thread::spawn(move || {
-                while let Ok((mut stream, _)) = listener.accept() {
-                    std::thread::spawn(move || {
-                        let mut bytes = [0; 64];
-                        while let Ok(length @ 1..) = stream.read(&mut bytes) {
-                            if stream.write_all(&bytes[..length]).is_err() {
-                                break;
-                            }
-                        }
-                    });
-                }
-            });
-        }
+    fn open(&self, from: &Pod, port: u16, patience: Duration) -> Option<Association> {
+        Association::open(from, 0, self.place(port), patience)
+    }
+
+    fn must_open(&self, from: &Pod, own_port: u16, port: u16) -> Association {
+        let opened = Association::open(from, own_port, self.place(port), PATIENCE);
+        opened.unwrap_or_else(|| panic!("{}, port {port}: no association of {}", self.what, from.name()))
     }
 }
 
-/// An association, if it comes about.
-fn associate(from: &Pod, to: IpAddr, port: u16) -> Option<TcpStream> {
-    from.namespace()
-        .run(|| {
-            let socket = socket(to.is_ipv4())?;
-            // Without a source of its own it would offer every address of the pod, of which the peer takes each for true.
-            let own = from.addresses().into_iter().find(|own| own.is_ipv4() == to.is_ipv4()).unwrap();
-            nix::sys::socket::bind(std::os::fd::AsRawFd::as_raw_fd(&socket), &sockaddr(SocketAddr::new(own, 0)))?;
-            let stream = TcpStream::from(socket);
-            stream.set_write_timeout(Some(ANSWER))?;
-            stream.set_read_timeout(Some(ANSWER))?;
-            let target = sockaddr(SocketAddr::new(to, port));
-            let connected = nix::sys::socket::connect(std::os::fd::AsRawFd::as_raw_fd(&stream), &target);
-            Ok(connected.is_ok().then_some(stream))
-        })
-        .unwrap()
+/// Whether what is sent on these streams comes back on them.
+fn echoes(association: &Association, streams: &[u16], patience: Duration) -> bool {
+    association.wait_at_most(patience);
+    streams.iter().all(|&stream| {
+        let message = format!("hello on stream {stream}").into_bytes();
+        association.send(stream, &message).is_ok() && association.receive() == Received::Message(stream, message)
+    })
 }
 
-fn echoes(stream: &mut TcpStream) -> bool {
-    let mut answer = [0; 5];
-    stream.write_all(b"hello").is_ok() && stream.read_exact(&mut answer).is_ok() && answer == *b"hello"
+/// Asks many at once, since what is denied takes long to be told from what is late.
+fn all_at_once<T: Sync>(of: &[T], ask: impl Fn(&T) -> bool + Sync) -> Vec<bool> {
+    std::thread::scope(|scope| {
+        let threads: Vec<_> = of.iter().map(|one| scope.spawn(|| ask(one))).collect();
+        threads.into_iter().map(|thread| thread.join().unwrap()).collect()
+    })
 }
 
-fn reaches(from: &Pod, to: IpAddr, port: u16) -> bool {
-    associate(from, to, port).is_some_and(|mut stream| echoes(&mut stream))
+/// Shuts an association down, and waits until both sides have.
+fn ends(way: &Way, association: Association) {
+    association.wait_at_most(PATIENCE);
+    association.shut_down();
+    assert_eq!(association.receive(), Received::End, "{}: it has not ended", way.what);
 }
 
-/// The servers admit x/a on the first port; x/a may send nothing else than that.
+/// x/b admits x/a on this port; x/a may send nothing else than that, to x/b or y/b.
 fn policies(port: u16) -> Vec<Value> {
     let ports = json!([{"protocol": "SCTP", "port": port}]);
     let client = json!([{
@@ -104,7 +92,25 @@ fn policies(port: u16) -> Vec<Value> {
         "podSelector": {"matchLabels": {"pod": "a"}}, "policyTypes": ["Ingress", "Egress"],
         "egress": [{"to": servers, "ports": ports}],
     });
-    vec![policy("x", "server", &server), policy("y", "server", &server), policy("x", "client", &client)]
+    vec![policy("x", "server", &server), policy("x", "client", &client)]
+}
+
+fn ways(cluster: &LiveCluster) -> Vec<Way> {
+    let mut ways = Vec::new();
+    for (at, server) in (0..).zip(["x/b", "y/b"]) {
+        let pod = cluster.pod(server);
+        let vips: [IpAddr; 2] = [[10, 0, 7, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 7, at.into()].into()];
+        for (port, front) in PORTS.into_iter().zip([FRONT, FRONT + 1]) {
+            let service = Service::new(&format!("x/sctp-{at}-{port}")).port(Protocol::Sctp, front);
+            cluster.expose(vips.into_iter().fold(service, Service::vip), port, &[pod]);
+        }
+        let direct = pod.addresses().into_iter().map(|to| (to, false));
+        ways.extend(direct.chain(vips.map(|to| (to, true))).map(|(to, translated)| {
+            let what = format!("{server} {} {to}", if translated { "by its Service" } else { "at" });
+            Way { what, to, translated, is_near: server == "x/b" }
+        }));
+    }
+    ways
 }
 
 #[test]
@@ -116,34 +122,77 @@ fn associations_are_what_policy_says() {
         return;
     }
     for shape in [Shape::Routed, Shape::Bridged] {
-        let cluster = LiveCluster::new(&Plan::new(shape, &PODS));
-        let pod = |name: &str| cluster.pod(name);
-        let mut ways = Vec::new();
-        for (at, server) in (0..).zip([pod("x/b"), pod("y/b")]) {
-            serve(server);
-            let vip = IpAddr::from([10, 0, 7, at]);
-            let name = format!("x/sctp-{at}");
-            cluster.expose(Service::new(&name).vip(vip).port(Protocol::Sctp, 70), PORTS[0], &[server]);
-            ways.extend(server.addresses().into_iter().map(|address| (server, address, PORTS[0])));
-            ways.push((server, vip, 70));
+        let plan = Plan { agents: false, ports: Vec::new(), ..Plan::new(shape, &PODS) };
+        let mut cluster = LiveCluster::new(&plan);
+        let _servers: Vec<Echo> = ["x/b", "y/b"].map(|server| Echo::new(cluster.pod(server), &PORTS)).into();
+        let ways = ways(&cluster);
+        let older = without_policy(&cluster, &ways);
+        // On the other node the kernel does nothing that it does not do on this one.
+        cluster.start_first_agents(1, &[], &policies(PORTS[0]));
+        older_ones(&older);
+        judge(&cluster, &ways);
+        eprintln!("judged {} ways to SCTP servers of {shape:?} pods", ways.len());
+    }
+}
+
+/// Associations of x/a, with their ports. Without agents all come about, so that what is denied later is known to be.
+fn without_policy(cluster: &LiveCluster, ways: &[Way]) -> Vec<(String, u16, Association)> {
+    let mut opened = Vec::new();
+    for way in ways {
+        for port in PORTS {
+            let association = way.must_open(cluster.pod("x/a"), 0, port);
+            assert!(echoes(&association, &STREAMS, PATIENCE), "{}, port {port}: no echo without policy", way.what);
+            opened.push((format!("{}, port {port}", way.what), port, association));
         }
-        cluster.enforce(&policies(PORTS[0]));
-        let mut open = Vec::new();
-        for &(server, to, port) in &ways {
-            let what = format!("{shape:?}, {} by {to} {port}", server.name());
-            let mut stream = associate(pod("x/a"), to, port).unwrap_or_else(|| panic!("{what}: no association"));
-            assert!(echoes(&mut stream), "{what}: no echo");
-            open.push((what, stream));
-        }
-        for &(server, to, _) in ways.iter().filter(|(_, _, port)| *port == PORTS[0]) {
-            let what = format!("{shape:?}, {} at {to}", server.name());
-            assert!(!reaches(pod("x/a"), to, PORTS[1]), "{what}: another port");
-            assert!(!reaches(pod("x/c"), to, PORTS[0]), "{what}: another pod");
-        }
-        // A change reaches associations that are open.
-        cluster.enforce(&policies(PORTS[1]));
-        for (what, stream) in &mut open {
-            assert!(!echoes(stream), "{what}: it goes on though policy denies it now");
-        }
+        assert!(
+            way.open(cluster.pod("x/c"), PORTS[0], PATIENCE).is_some(),
+            "{}: another pod, without policy",
+            way.what
+        );
+    }
+    opened
+}
+
+/// Those that are older than the agent go on where policy allows them, and end where it does not.
+fn older_ones(older: &[(String, u16, Association)]) {
+    let patience = |port: u16| if port == PORTS[0] { PATIENCE } else { MOMENT };
+    let heard = all_at_once(older, |(_, port, association)| echoes(association, &[1], patience(*port)));
+    for ((what, port, _), heard) in older.iter().zip(heard) {
+        assert_eq!(heard, *port == PORTS[0], "{what}, older than the agent");
+    }
+}
+
+fn judge(cluster: &LiveCluster, ways: &[Way]) {
+    let (client, other) = (cluster.pod("x/a"), cluster.pod("x/c"));
+    let open: Vec<Association> = ways.iter().map(|way| way.must_open(client, 0, PORTS[0])).collect();
+    for (way, association) in ways.iter().zip(&open) {
+        assert!(echoes(association, &STREAMS, PATIENCE), "{}: no echo", way.what);
+    }
+    // The client's policy ends the one before it leaves, the server's the other where it arrives.
+    let mut denied: Vec<(&Way, &Pod, u16)> = ways.iter().map(|way| (way, client, PORTS[1])).collect();
+    denied.extend(ways.iter().filter(|way| way.is_near).map(|way| (way, other, PORTS[0])));
+    let opened = all_at_once(&denied, |(way, from, port)| way.open(from, *port, MOMENT).is_some());
+    for ((way, from, port), opened) in denied.iter().zip(opened) {
+        assert!(!opened, "{}, port {port}: {} is not denied", way.what, from.name());
+    }
+    // SHUTDOWN, its answer and the end of it pass; the ports may be used again for a new association.
+    let ended: Vec<Association> = ways.iter().map(|way| way.must_open(client, 0, PORTS[0])).collect();
+    for (way, association) in ways.iter().zip(ended) {
+        let own_port = association.own_port();
+        ends(way, association);
+        let again = way.must_open(client, own_port, PORTS[0]);
+        assert!(echoes(&again, &STREAMS, PATIENCE), "{}: no echo from the port {own_port}, used again", way.what);
+    }
+    // A change of policy ends what is open, and opens what it allows.
+    cluster.enforce(&policies(PORTS[1]));
+    let heard = all_at_once(&open, |association| echoes(association, &[1], MOMENT));
+    for (way, heard) in ways.iter().zip(heard) {
+        assert!(!heard, "{}: it goes on though policy denies it now", way.what);
+        let association = way.must_open(client, 0, PORTS[1]);
+        assert!(echoes(&association, &STREAMS, PATIENCE), "{}, port {}: no echo", way.what, PORTS[1]);
+    }
+    let again = all_at_once(ways, |way| way.open(client, PORTS[0], MOMENT).is_some());
+    for (way, opened) in ways.iter().zip(again) {
+        assert!(!opened, "{}: a new one, though policy denies it now", way.what);
     }
 }

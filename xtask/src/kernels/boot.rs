@@ -8,6 +8,7 @@ use anyhow::{Context, Result};
 
 use super::image::Image;
 use super::packages::Kernel;
+use super::parts;
 use super::report::{self, Guest};
 use crate::process;
 
@@ -41,7 +42,8 @@ pub(crate) fn run(kernel: &Kernel, image: &Image, limit: Duration) -> Result<Gue
     if let Err(error) = ended {
         eprintln!("  kernel {}: {error:#}", kernel.series);
     }
-    let guest = report::read(kernel.series, &said, took);
+    let expected = parts::parts(kernel.series)?.iter().map(|part| part.name).collect();
+    let guest = report::read(kernel.series, expected, &said, took);
     eprintln!("{}", report::summary(&guest));
     Ok(guest)
 }

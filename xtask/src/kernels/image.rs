@@ -10,13 +10,13 @@ use anyhow::{Context, Result, bail};
 use serde_json::Value;
 
 use super::packages::Kernel;
-use super::parts::{MODULES, PROGRAMS, parts};
+use super::parts::{MODULES, PROGRAMS, Part, parts};
 use crate::live::FEATURE;
 use crate::process;
 use crate::workspace;
 
 /// Programs that the tests call, besides those of xtables and busybox.
-const TOOLS: [&str; 7] = ["ip", "tc", "nft", "conntrack", "ipvsadm", "kmod", "ping"];
+const TOOLS: [&str; 8] = ["ip", "tc", "nft", "conntrack", "ipvsadm", "kmod", "ping", "wg"];
 const XTABLES: [&str; 2] = ["/usr/sbin/xtables-nft-multi", "/usr/sbin/xtables-legacy-multi"];
 /// What is loaded at run time, and therefore no program names it.
 const FOLDERS: [&str; 2] = ["/usr/lib/x86_64-linux-gnu/xtables", "/etc/iproute2"];
@@ -48,14 +48,13 @@ pub(crate) fn build(folder: &Path) -> Result<Image> {
         };
         tree.add_stripped(program, &own)?;
     }
-    tree.write("init", &init())?;
     let archive = folder.join("image.cpio");
     tree.archive(&archive)?;
     Ok(Image { archive, folder: folder.to_owned() })
 }
 
 impl Image {
-    /// The archive for one kernel: this one and its modules, one after the other.
+    /// The archive for one kernel: this one, its modules and what it is to run, one after the other.
     pub(crate) fn for_kernel(&self, kernel: &Kernel) -> Result<PathBuf> {
         let tree = Tree::new(self.folder.join(format!("{}.modules", kernel.series)))?;
         let release = kernel.modules.file_name().context("modules without a release")?;
@@ -79,6 +78,7 @@ impl Image {
             if from.exists() { fs::copy(from, place.join(name)).map(drop)? } else { fs::write(place.join(name), "")? }
         }
         process::run_silently(Command::new("depmod").arg("--basedir").arg(&tree.0).arg(release))?;
+        tree.write("init", &init(&parts(kernel.series)?))?;
         let modules = self.folder.join(format!("{}.modules.cpio", kernel.series));
         tree.archive(&modules)?;
         let whole = self.folder.join(format!("{}.cpio", kernel.series));
@@ -228,7 +228,7 @@ fn found(tool: &str) -> Result<PathBuf> {
 }
 
 /// The first program of a guest: it runs every part and says on the console how each went. See [`super::report`].
-fn init() -> String {
+fn init(parts: &[&Part]) -> String {
     let mut script = String::from(
         "#!/bin/busybox sh\nexport PATH=/usr/sbin:/usr/bin:/sbin:/bin\nmount -t proc proc /proc\nmount -t sysfs sysfs \
          /sys\nmount -t devtmpfs dev /dev\nmount -t tmpfs tmp /tmp\nmount -t bpf bpf /sys/fs/bpf\nip link set lo up\n\
@@ -237,11 +237,12 @@ fn init() -> String {
     for module in MODULES {
         script.push_str(&format!("modprobe {module}\n"));
     }
-    for part in parts() {
+    for part in parts {
         script.push_str(&format!(
-            "start=$(now)\n(cd /tests; {} timeout {} ./{} --test-threads=1 --nocapture {}) > /tmp/output 2>&1\n\
+            "start=$(now)\n(cd /tests; {} time -f 'times user %U s, kernel %S s' timeout {} ./{} --test-threads=1 --nocapture {}) \
+             > /tmp/output 2>&1\n\
              echo \"@@ part {} $? $start $(now)\"\n\
-             grep -aE '^(test .* )?(verified|attached|skipped|judged)|^test result' /tmp/output\n",
+             grep -aE '^(test .* )?(verified|attached|skipped|judged)|^(test result|times)' /tmp/output\n",
             part.environment.join(" "),
             part.patience,
             part.test,
@@ -269,9 +270,10 @@ mod tests {
 
     #[test]
     fn every_part_is_run_and_built() {
-        let script = init();
-        for part in parts() {
-            assert!(script.contains(&format!("./{} ", part.test)), "{} is not run", part.name);
+        let parts = parts("newest").unwrap();
+        let script = init(&parts);
+        for part in parts {
+            assert!(script.contains(&format!("@@ part {} ", part.name)), "{} is not run", part.name);
             assert!(PROGRAMS.iter().any(|(_, tests)| tests.contains(&part.test)), "{} is not built", part.test);
         }
     }

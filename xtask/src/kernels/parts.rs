@@ -1,6 +1,9 @@
 //! What runs in each guest, in this order.
 
+use anyhow::{Result, bail};
+
 /// One run of a test program.
+#[derive(Debug, PartialEq)]
 pub(crate) struct Part {
     /// Names it in the table.
     pub(crate) name: &'static str,
@@ -12,72 +15,96 @@ pub(crate) struct Part {
     pub(crate) environment: &'static [&'static str],
     /// Seconds after which it has failed; generous, since a guest is ten times slower than the machine, which may be busy.
     pub(crate) patience: u32,
+    /// The series of the kernels on which CI runs it.
+    usual: &'static [&'static str],
 }
 
 /// The package of a test program, for the build.
 pub(crate) const PROGRAMS: [(&str, &[&str]); 1] =
     [("portcullis", &["programs_live", "judges_live", "stamp_live", "live_policy"])];
 
-/// Set, all parts run, which takes each guest about ten minutes; else the first [`USUAL`].
-const ALL: &str = "PORTCULLIS_KERNEL_PARTS";
+/// Set to `all`, every part runs on every kernel; set to names (`IPVS,SCTP`), those do; else those that fit into CI's time.
+const CHOICE: &str = "PORTCULLIS_KERNEL_PARTS";
 
-/// How many of [`EVERY`] fit into CI's time: those that say most of a kernel.
-const USUAL: usize = 3;
+const EVERY: &[&str] = &["5.10", "6.1", "6.12", "newest"];
+/// The oldest and the newest: what differs between kernels differs between these.
+const ENDS: &[&str] = &["5.10", "newest"];
 
-/// The parts that are to run.
-pub(crate) fn parts() -> &'static [Part] {
-    if std::env::var(ALL).is_ok_and(|parts| parts == "all") { &EVERY } else { &EVERY[..USUAL] }
+/// The parts that are to run on the kernel of a series.
+///
+/// # Errors
+/// When a part is asked for that there is not.
+pub(crate) fn parts(series: &str) -> Result<Vec<&'static Part>> {
+    chosen(std::env::var(CHOICE).ok().as_deref(), series)
 }
 
-const EVERY: [Part; 8] = [
-    Part { name: "load, attach", test: "programs_live", filters: &[], environment: &[], patience: 240 },
+fn chosen(choice: Option<&str>, series: &str) -> Result<Vec<&'static Part>> {
+    let names: Vec<&str> =
+        choice.unwrap_or_default().split(',').map(str::trim).filter(|name| !name.is_empty()).collect();
+    if let Some(name) = names.iter().find(|name| **name != "all" && !ALL.iter().any(|part| part.name == **name)) {
+        let known: Vec<&str> = ALL.iter().map(|part| part.name).collect();
+        bail!("{CHOICE} names the part `{name}`, which there is not: the parts are {}, or `all`", known.join(", "));
+    }
+    let is_wanted = |part: &&Part| match names[..] {
+        [] => part.usual.contains(&series),
+        _ => names.contains(&"all") || names.contains(&part.name),
+    };
+    Ok(ALL.iter().filter(is_wanted).collect())
+}
+
+/// Every part's name, in their order.
+pub(crate) fn names() -> impl Iterator<Item = &'static str> {
+    ALL.iter().map(|part| part.name)
+}
+
+const GUEST: &[&str] = &["PORTCULLIS_GUEST=1"];
+
+const ALL: [Part; 9] = [
+    Part { name: "load", test: "programs_live", filters: &[], environment: &[], patience: 240, usual: EVERY },
     Part {
         name: "judges",
         test: "judges_live",
         filters: &["three_judges_agree"],
         environment: &["PORTCULLIS_CLUSTERS=8"],
         patience: 480,
+        usual: EVERY,
     },
-    Part { name: "stamp", test: "stamp_live", filters: &[], environment: &[], patience: 480 },
+    Part { name: "stamp", test: "stamp_live", filters: &[], environment: &[], patience: 480, usual: EVERY },
     Part {
         name: "services",
         test: "live_policy",
-        filters: &[
-            "suite::every_scenario_holds_between_routed_pods",
-            "suite::every_scenario_holds_between_bridged_pods",
-        ],
-        environment: &["PORTCULLIS_SCENARIOS=25"],
-        patience: 480,
+        filters: &["rewritten::routed_by_iptables_nft"],
+        environment: GUEST,
+        patience: 600,
+        usual: &[],
     },
     Part {
         name: "detours",
         test: "live_policy",
-        filters: &["detours::a_denied_backend"],
-        environment: &["PORTCULLIS_GUEST=1"],
+        filters: &["detours::a_denied_backend", "detours::a_node_port"],
+        environment: GUEST,
         patience: 480,
+        usual: &[],
     },
     Part {
         name: "attacks",
         test: "live_policy",
         filters: &["attacks::attacks_on_bridged_pods_fail"],
-        environment: &[],
+        environment: GUEST,
         patience: 480,
+        usual: &[],
     },
     Part {
-        name: "IPVS",
+        name: "tunnels",
         test: "live_policy",
-        filters: &["ipvs::"],
-        environment: &["PORTCULLIS_GUEST=1"],
+        filters: &["tunnels::"],
+        environment: GUEST,
         patience: 480,
+        usual: ENDS,
     },
+    Part { name: "IPVS", test: "live_policy", filters: &["ipvs::"], environment: GUEST, patience: 480, usual: ENDS },
     // Last, since a kernel that has loaded SCTP refuses what the testbed's own SCTP sends.
-    Part {
-        name: "SCTP",
-        test: "live_policy",
-        filters: &["sctp::associations"],
-        environment: &["PORTCULLIS_GUEST=1"],
-        patience: 480,
-    },
+    Part { name: "SCTP", test: "live_policy", filters: &["sctp::"], environment: GUEST, patience: 480, usual: ENDS },
 ];
 
 /// Modules that nothing asks the kernel for in time, or only from a namespace in which that is not allowed.
@@ -92,3 +119,40 @@ pub(crate) const MODULES: [&str; 9] = [
     "dummy",
     "nft_compat",
 ];
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chosen_names(choice: Option<&str>, series: &str) -> Vec<&'static str> {
+        chosen(choice, series).unwrap().iter().map(|part| part.name).collect()
+    }
+
+    #[test]
+    fn ci_runs_every_part_on_the_oldest_and_the_newest_kernel() {
+        for series in ENDS {
+            assert_eq!(chosen_names(None, series), names().collect::<Vec<_>>(), "{series}");
+        }
+    }
+
+    #[test]
+    fn parts_are_chosen_by_name_or_altogether() {
+        let all: Vec<&str> = names().collect();
+        let rows = [
+            (None, "6.1", vec!["load", "judges", "stamp"], "what CI runs on a kernel between"),
+            (Some(""), "6.1", vec!["load", "judges", "stamp"], "an empty choice is none"),
+            (Some("all"), "6.1", all, "all of them"),
+            (Some("SCTP, IPVS"), "6.1", vec!["IPVS", "SCTP"], "by name, in their own order"),
+        ];
+        for (choice, series, expected, message) in rows {
+            assert_eq!(chosen_names(choice, series), expected, "{message}");
+        }
+        let error = chosen(Some("SCTP,nonsense"), "6.1").unwrap_err().to_string();
+        assert!(error.contains("`nonsense`") && error.contains("SCTP"), "{error}");
+    }
+
+    #[test]
+    fn what_spoils_the_testbeds_own_sctp_comes_last() {
+        assert_eq!(names().last(), Some("SCTP"));
+    }
+}

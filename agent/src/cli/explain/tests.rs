@@ -49,7 +49,11 @@ fn ask(cluster: &Cluster, from: &str, to: &str, asked: Asked, output: ExplainOut
     };
     let [from, to] = [from, to].map(|party| party.parse().expect("a pod or an address"));
     let mut out = Vec::new();
-    write(&ExplainArgs { source: Default::default(), from, to, port, protocol, output }, cluster, &mut out)?;
+    write(
+        &ExplainArgs { source: Default::default(), from, to, port, protocol, output, own_node: Default::default() },
+        cluster,
+        &mut out,
+    )?;
     Ok(String::from_utf8(out).expect("UTF-8"))
 }
 

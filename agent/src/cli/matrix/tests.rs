@@ -13,6 +13,7 @@ fn args(ports: &[Traffic], output: MatrixOutput) -> MatrixArgs {
         ports: ports.to_vec(),
         output,
         engine: EngineName::Evaluator,
+        own_node: Default::default(),
     }
 }
 

@@ -25,7 +25,15 @@ fn pods(namespace: &str, count: u32) -> Cluster {
 fn explain(from: &str, to: &str) -> ExplainArgs {
     let [from, to] = [from, to].map(|party| party.parse().unwrap());
     let port = Some(Traffic { protocol: Protocol::TCP, port: 80 });
-    ExplainArgs { source: SourceArgs::default(), from, to, port, protocol: None, output: ExplainOutput::Json }
+    ExplainArgs {
+        source: SourceArgs::default(),
+        from,
+        to,
+        port,
+        protocol: None,
+        output: ExplainOutput::Json,
+        own_node: Default::default(),
+    }
 }
 
 fn matrix(namespaces: &[&str]) -> MatrixArgs {
@@ -35,6 +43,7 @@ fn matrix(namespaces: &[&str]) -> MatrixArgs {
         ports: Vec::new(),
         output: MatrixOutput::Table,
         engine: Default::default(),
+        own_node: Default::default(),
     }
 }
 
