@@ -29,7 +29,7 @@ pub use arguments::{
 pub use engine::{Engine, EvaluatorEngine, TablesEngine};
 pub use question::{Question, told};
 pub use settings::{CONFIG, Effective, Environment, Origin, SettingsError};
-pub use status::{write_json, write_text};
+pub use status::{write_cluster, write_json, write_text};
 
 use crate::index::Cluster;
 use crate::model::{PodKey, ServiceKey};

@@ -43,6 +43,41 @@ pub struct Status {
     pub problems: Vec<String>,
 }
 
+/// The agents of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The API server's URL.
+    pub server: String,
+    /// Every node.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// It has the taint that keeps pods away until its agent is ready.
+    pub held: bool,
+    /// Its agent, if it has one.
+    pub agent: Option<AgentStatus>,
+}
+
+/// An agent as the API server knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its pod, as `namespace/name`.
+    pub pod: String,
+    /// Whether it is in sync, by its readiness probe.
+    pub ready: bool,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Why it is not ready, as the kubelet says.
+    pub because: Option<String>,
+    /// The image that it runs.
+    pub image: String,
+}
+
 /// An answer about the cluster that an agent knows.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Told {

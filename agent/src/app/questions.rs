@@ -11,6 +11,7 @@ use crate::index::Cluster;
 use crate::k8s;
 use crate::manifests::{self, ManifestError, Severity};
 use crate::server::{self, FetchError};
+use crate::status::ClusterStatus;
 
 /// Why there is no answer.
 #[derive(Debug, thiserror::Error)]
@@ -36,6 +37,9 @@ enum QuestionError {
 /// `portcullis status`.
 #[must_use]
 pub fn status(args: &StatusArgs) -> ExitCode {
+    if args.plugin || args.kubeconfig.is_some() || args.context.is_some() {
+        return exit(cluster_status(args));
+    }
     let status = agent(&args.pin_dir, server::fetch_status(&args.socket));
     exit(status.and_then(|status| {
         let now = jiff::Timestamp::now();
@@ -44,6 +48,20 @@ pub fn status(args: &StatusArgs) -> ExitCode {
             StatusOutput::Json => cli::write_json(&status, out),
         })
     }))
+}
+
+/// The agents of a cluster.
+fn cluster_status(args: &StatusArgs) -> Result<(), QuestionError> {
+    let settings = cluster(args.kubeconfig.as_ref(), args.context.as_ref());
+    let status = runtime()?.block_on(async {
+        let connection = k8s::connect(&settings).await?;
+        Ok::<_, k8s::Error>(ClusterStatus { nodes: k8s::agents(&connection).await?, server: connection.server })
+    })?;
+    let now = jiff::Timestamp::now();
+    print(|out| match args.output {
+        StatusOutput::Text => cli::write_cluster(&status, now, out),
+        StatusOutput::Json => cli::write_json(&status, out),
+    })
 }
 
 /// `portcullis log-level`.
@@ -107,8 +125,7 @@ fn load(folder: &Path) -> Result<(Cluster, usize), QuestionError> {
 
 /// What a cluster's API server has, and how many of its objects were refused.
 fn list(from: &SourceArgs) -> Result<(Cluster, usize), QuestionError> {
-    let kubeconfig = from.kubeconfig.clone().or_else(usual_kubeconfig);
-    let settings = k8s::Settings { kubeconfig, context: from.context.clone(), node: None };
+    let settings = cluster(from.kubeconfig.as_ref(), from.context.as_ref());
     let loaded = runtime()?.block_on(async { k8s::load(&k8s::connect(&settings).await?).await })?;
     let mut refused = 0;
     for problem in &loaded.problems {
@@ -121,6 +138,12 @@ fn list(from: &SourceArgs) -> Result<(Cluster, usize), QuestionError> {
         }
     }
     Ok((loaded.cluster, refused))
+}
+
+/// Which cluster is asked about.
+fn cluster(kubeconfig: Option<&PathBuf>, context: Option<&String>) -> k8s::Settings {
+    let kubeconfig = kubeconfig.cloned().or_else(usual_kubeconfig);
+    k8s::Settings { kubeconfig, context: context.cloned(), node: None }
 }
 
 /// Where kubectl looks when KUBECONFIG names nothing.

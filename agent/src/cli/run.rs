@@ -308,9 +308,19 @@ pub enum Pending {
     Open,
 }
 
-/// Show what the agent of this node enforces.
+/// Show what the agent of this node enforces; with a kubeconfig, and called as `kubectl portcullis`, which nodes of a
+/// cluster have an agent and whether each is ready.
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
+    /// Show the agents of this kubeconfig's cluster.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in the kubeconfig (KUBECONFIG, or ~/.kube/config, if none is given), if not the current one.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Called as a plugin of kubectl.
+    #[arg(skip)]
+    pub plugin: bool,
     /// Where the agent answers.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,

@@ -5,8 +5,9 @@ use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
+use serde::Serialize;
 
-use crate::status::{DirectionStatus, EndpointState, EndpointStatus, SourceStatus, Status};
+use crate::status::{ClusterStatus, DirectionStatus, EndpointState, EndpointStatus, NodeStatus, SourceStatus, Status};
 
 #[cfg(test)]
 mod tests;
@@ -37,11 +38,39 @@ pub fn write_text(status: &Status, now: Timestamp, out: &mut impl Write) -> io::
     Ok(())
 }
 
+/// Writes the agents of a cluster for people, as of `now`: how many nodes are enforced, and a line for each.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_cluster(status: &ClusterStatus, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
+    let agents = status.nodes.iter().filter_map(|node| node.agent.as_ref());
+    let (count, ready) = (agents.clone().count(), agents.filter(|agent| agent.ready).count());
+    writeln!(out, "cluster {}", printable(&status.server))?;
+    writeln!(out, "nodes: {}, with an agent: {count}, of which ready: {ready}", status.nodes.len())?;
+    let rows = status.nodes.iter().map(|node| node_row(node, now));
+    write_table(out, "Nodes", &["NODE", "AGENT", "STATE", "SINCE", "IMAGE", "PODS MAY COME"], rows)
+}
+
+fn node_row(node: &NodeStatus, now: Timestamp) -> [String; 6] {
+    let come = if node.held { "no: tainted" } else { "yes" }.to_owned();
+    let name = printable(&node.name).into_owned();
+    let Some(agent) = &node.agent else {
+        return [name, "-".into(), "no agent".into(), "-".into(), "-".into(), come];
+    };
+    let state = match &agent.because {
+        _ if agent.ready => "ready".to_owned(),
+        Some(because) => format!("NOT ready: {}", printable(because)),
+        None => "NOT ready".to_owned(),
+    };
+    let since = agent.since.map_or_else(|| "-".to_owned(), |since| ago(since, now));
+    [name, printable(&agent.pod).into_owned(), state, since, printable(&agent.image).into_owned(), come]
+}
+
 /// Writes a status as indented JSON.
 ///
 /// # Errors
 /// Those of the writer.
-pub fn write_json(status: &Status, out: &mut impl Write) -> io::Result<()> {
+pub fn write_json(status: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, status)?;
     writeln!(out)
 }

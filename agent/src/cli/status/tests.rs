@@ -1,9 +1,9 @@
 use jiff::{SignedDuration, Timestamp};
 
-use super::{write_json, write_text};
+use super::{write_cluster, write_json, write_text};
 use crate::status::{
-    DirectionStatus, EndpointState, EndpointStatus, ExitStatus, LastUpdate, SourceStatus, Status, TableFill,
-    UpdateResult,
+    AgentStatus, ClusterStatus, DirectionStatus, EndpointState, EndpointStatus, ExitStatus, LastUpdate, NodeStatus,
+    SourceStatus, Status, TableFill, UpdateResult,
 };
 
 fn now() -> Timestamp {
@@ -126,6 +126,37 @@ Watched:
  NetworkPolicy  not read yet   12       never          timeout
 ";
     assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn the_agents_of_a_cluster() {
+    let agent = |pod: &str, because: Option<&str>| AgentStatus {
+        pod: format!("portcullis/{pod}"),
+        ready: because.is_none(),
+        since: Some(before(301)),
+        because: because.map(str::to_owned),
+        image: "portcullis:dev".to_owned(),
+    };
+    let node = |name: &str, held, agent| NodeStatus { name: name.to_owned(), held, agent };
+    let nodes = vec![
+        node("a", false, Some(agent("x", None))),
+        node("b", true, Some(agent("y", Some("not in\nsync")))),
+        node("virtual", false, None),
+    ];
+    let status = ClusterStatus { server: "https://10.0.0.1".to_owned(), nodes };
+    let mut out = Vec::new();
+    write_cluster(&status, now(), &mut out).unwrap();
+    let expected = "\
+cluster https://10.0.0.1
+nodes: 3, with an agent: 2, of which ready: 1
+
+Nodes:
+ NODE     AGENT         STATE                    SINCE     IMAGE           PODS MAY COME
+ a        portcullis/x  ready                    5m1s ago  portcullis:dev  yes
+ b        portcullis/y  NOT ready: not in\\nsync  5m1s ago  portcullis:dev  no: tainted
+ virtual  -             no agent                 -         -               yes
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
 #[test]
