@@ -16,12 +16,14 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
-use crate::cli::run::{Attach, MasqueradedClients, OwnNode, Pending, RunArgs, SourceValidation};
+use crate::cli::run::{
+    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation,
+};
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
 use crate::logging::Control;
 use crate::manifests::ManifestError;
-use crate::model::PolicyId;
+use crate::model::{Name, PolicyId};
 use crate::netlink;
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
@@ -118,6 +120,8 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         any_source: args.source_validation == SourceValidation::Off,
         allow_tunnels: args.allow_tunnels,
         masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
+        pin_source_mac: args.source_mac == SourceMac::Pinned,
+        keep_established: args.established == Established::Keep,
         judge_own_node: args.own_node == OwnNode::Policy,
         open_pending: args.pending == Pending::Open,
         lifetimes: args.flow_lifetimes.iter().copied().collect(),
@@ -161,8 +165,14 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
             }
             Some(question) = asked.recv() => agent.answer(question),
             () = tokio::time::sleep(LOOK) => {}
-            _ = terminate.recv() => return Ok(end(stop, serving).await),
-            _ = interrupt.recv() => return Ok(end(stop, serving).await),
+            _ = terminate.recv() => {
+                end(stop, serving).await;
+                return Ok(());
+            }
+            _ = interrupt.recv() => {
+                end(stop, serving).await;
+                return Ok(());
+            }
         }
     }
     let begun = Instant::now();
@@ -248,6 +258,15 @@ async fn end(stop: oneshot::Sender<()>, serving: JoinHandle<()>) {
     tracing::info!("stopping; enforcement stays in place, `portcullis uninstall` removes it");
     drop(stop);
     drop(serving.await);
+}
+
+/// Has every node cleaned in the agents' place. Gives the number of nodes.
+///
+/// # Errors
+/// There is no cluster, no such DaemonSet, or not every node was clean in time.
+pub async fn uninstall_everywhere(daemon_set: &Name, seconds: u32) -> Result<u64, k8s::Error> {
+    let connection = k8s::connect(&k8s::Settings::default()).await?;
+    k8s::uninstall_everywhere(&connection, daemon_set, Duration::from_secs(seconds.into())).await
 }
 
 /// Completes at SIGTERM or SIGINT.

@@ -17,6 +17,7 @@ mod kind;
 mod light;
 mod list;
 mod object;
+mod removal;
 mod store;
 mod sync;
 mod taint;
@@ -24,12 +25,15 @@ mod watch;
 
 use std::path::PathBuf;
 
+use crate::model::Name;
+
 pub use agents::agents;
 pub use config::{Connection, Settings, connect};
 pub use feedback::{Feedback, Wishes};
 pub use follow::{Batch, PAUSE, Timing, follow};
 pub use kind::Kind;
 pub use list::{Loaded, load};
+pub use removal::uninstall_everywhere;
 pub use store::{Problem, Severity};
 pub use sync::{KindState, Loss, SyncReport};
 
@@ -72,6 +76,29 @@ pub enum Error {
     /// A task that watches has ended before its time.
     #[error("watching the cluster was interrupted")]
     Interrupted,
+    /// The agents' DaemonSet cannot be changed.
+    #[error("cannot have DaemonSet {name} uninstall: {reason}")]
+    Removal {
+        /// The DaemonSet.
+        name: Name,
+        /// What went wrong.
+        reason: String,
+    },
+    /// Some nodes are not clean.
+    #[error(
+        "{clean} of {nodes} nodes were clean after {seconds} s; `kubectl --namespace {} get pods --output wide` shows the          others. They go on when they can: what uninstalls stays in place of the agents",
+        name.namespace
+    )]
+    NotClean {
+        /// The DaemonSet.
+        name: Name,
+        /// Clean nodes.
+        clean: u64,
+        /// All nodes that it stands on.
+        nodes: u64,
+        /// How long was waited.
+        seconds: u64,
+    },
 }
 
 #[cfg(test)]

@@ -7,6 +7,7 @@ use portcullis::cli::command_line::{self, Command, CommandLineError, Invocation}
 use portcullis::cli::run::{RunArgs, UninstallArgs};
 use portcullis::cli::{self, generate};
 use portcullis::logging::{self, Control};
+use portcullis::model::Name;
 use portcullis::{app, dataplane};
 
 fn main() -> ExitCode {
@@ -57,6 +58,9 @@ fn run(args: RunArgs, log: Control) -> ExitCode {
 }
 
 fn uninstall(args: &UninstallArgs) -> ExitCode {
+    if let Some(daemon_set) = &args.daemon_set {
+        return uninstall_everywhere(daemon_set, args.timeout);
+    }
     match dataplane::uninstall(&args.pin_dir) {
         Ok(removed) => {
             let said = print(|out| writeln!(out, "removed {} links and {} maps", removed.links, removed.maps));
@@ -72,6 +76,17 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
     match write(&mut out).and_then(|()| out.flush()) {
         Err(error) if error.kind() != io::ErrorKind::BrokenPipe => fail(&error),
         _ => ExitCode::SUCCESS,
+    }
+}
+
+fn uninstall_everywhere(daemon_set: &Name, seconds: u32) -> ExitCode {
+    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+        Ok(runtime) => runtime,
+        Err(error) => return fail(&error),
+    };
+    match runtime.block_on(app::uninstall_everywhere(daemon_set, seconds)) {
+        Ok(nodes) => print(|out| writeln!(out, "{nodes} nodes are clean")),
+        Err(error) => fail(&error),
     }
 }
 

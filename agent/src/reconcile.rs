@@ -60,6 +60,10 @@ pub struct Settings {
     pub masqueraded_clients: bool,
     /// Policy judges what pods send to addresses of this node, which otherwise is always allowed.
     pub judge_own_node: bool,
+    /// Pods send only from the Ethernet address that their interface had at first.
+    pub pin_source_mac: bool,
+    /// Flows that were let through stay, whatever policy says since.
+    pub keep_established: bool,
     /// Idle lifetimes of flows in seconds, beside the defaults.
     pub lifetimes: BTreeMap<Lifetime, u32>,
     /// An `ingress` qdisc where clsact is needed gives way, with all that is on it.

@@ -10,8 +10,8 @@ use portcullis::state::memory::MemoryTables;
 use portcullis_common::decide::{self, Packet};
 use portcullis_common::flow::{FlowEntry, FlowKey, Lifetime, state};
 use portcullis_common::layout::{
-    EndpointRow, Size, VALID, VerdictWord, endpoint_word, interface_kind, narrow, narrow_key, node_flag, peer, reach,
-    wide, wide_key,
+    EndpointRow, Size, VALID, VerdictWord, endpoint_flag, endpoint_word, interface_kind, narrow, narrow_key, node_flag,
+    peer, reach, rule, wide, wide_key,
 };
 use portcullis_common::packet::{Drop, tcp};
 use portcullis_common::seed::{self, Seed};
@@ -561,5 +561,137 @@ fn forged_flags_do_not_end_a_connection_for_good() {
         }
         world.tables.now += 1000;
         assert_eq!(world.leave(other, ACK).is_ok(), known, "{what}");
+    }
+}
+
+#[test]
+fn a_pods_node_is_judged_where_its_packets_leave_it_if_policy_is_to_judge_it() {
+    // What, the setting, the egress set, and whether a SYN to the node is deferred.
+    let node = (NODE, 9000);
+    let rows = [
+        ("left to policy, allowed", true, Set::Allow, Ok(true)),
+        ("left to policy, denied", true, Set::Deny, POLICY),
+        ("left to policy, none", true, Set::Free, Ok(false)),
+        ("not left to policy", false, Set::Deny, Ok(true)),
+    ];
+    for (what, policy, egress, leaves) in rows {
+        let mut world = World::new(Set::Deny, egress);
+        let flag = if policy { node_flag::OWN_NODE } else { 0 };
+        world.tables.image.set_flags(node_flag::CONFIRM | flag);
+        assert_eq!(world.leave(node, SYN).map(Stamp::is_deferred), leaves, "{what}");
+        let answer =
+            |world: &World| world.judge(Hook::ToPod, DEVICE, node, (POD, 4000), SYN_ACK, Stamp::NONE).map(drop);
+        if egress == Set::Free || leaves.is_err() {
+            continue;
+        }
+        assert_eq!(answer(&world), Ok(()), "{what}: the node answers");
+        // Somebody else behind a translation that nobody has told of: only with the word of the exit.
+        let outside = world.judge(Hook::ToPod, DEVICE, node, (POD, 4000), SYN_ACK, Stamp::OUTSIDE).map(drop);
+        assert!(outside.is_err(), "{what}: somebody outside answers");
+        // An established connection follows policy.
+        if policy {
+            world.policy(Set::Deny, Set::Deny);
+            assert_eq!(world.leave(node, ACK).map(drop), Err(Drop::POLICY), "{what}: denied since");
+            assert_eq!(answer(&world), Err(Drop::POLICY), "{what}: denied since, the answer");
+        }
+    }
+    // While nothing is known of a pod, it may not do more.
+    let world = World::new(Set::Free, Set::Free);
+    world.tables.image.set_flags(node_flag::OWN_NODE);
+    let closed = EndpointRow { flags: endpoint_flag::CLOSED | endpoint_flag::ANY_ADDRESS, ..EndpointRow::default() };
+    world.tables.image.put_row(50, &closed);
+    world.tables.image.put_endpoint(0, endpoint_word(9, 50));
+    assert_eq!(world.leave(node, SYN).map(drop), Err(Drop::POLICY), "a pod that is not known yet");
+    world.tables.image.set_flags(0);
+    assert_eq!(world.leave(node, SYN).map(drop), Ok(()), "a pod that is not known yet, its node not judged");
+}
+
+#[test]
+fn the_node_behind_a_service_port_is_judged_by_what_the_service_reaches() {
+    let mut world = World::new(Set::Deny, Set::Deny);
+    world.tables.image.set_flags(node_flag::CONFIRM | node_flag::OWN_NODE);
+    let [first, second] = words(NODE);
+    world.tables.image.put_wide(&[first, second, wide_key(wide::SERVICE, 0, 6, 30_000)], peer::VALID | 2).unwrap();
+    let rows = [
+        ("all", reach::all(ALLOWS), Ok(())),
+        ("a part, which the exit judges", reach::PART, Ok(())),
+        ("none", reach::none(DENIES), Err(Drop::POLICY)),
+    ];
+    for (what, word, expected) in rows {
+        world.reach(word);
+        assert_eq!(world.leave((NODE, 30_000), SYN).map(drop), expected, "{what}");
+    }
+    assert_eq!(world.leave((NODE, 30_001), SYN).map(drop), Err(Drop::POLICY), "another port of the node");
+}
+
+#[test]
+fn established_flows_are_kept_where_that_is_set() {
+    let (peer, service) = ((PEER, 80), (SERVICE, 80));
+    for keep in [false, true] {
+        let flags = node_flag::CONFIRM | if keep { node_flag::KEEP } else { 0 };
+        let expected = if keep { Ok(()) } else { Err(Drop::POLICY) };
+        let denied: Result<(), Drop> = Err(Drop::POLICY);
+        let mut world = World::new(Set::Allow, Set::Allow);
+        world.tables.image.set_flags(flags);
+        let establish = |world: &World| {
+            world.leave(peer, SYN).unwrap();
+            world.arrive(peer, SYN_ACK).unwrap();
+            world.leave(peer, ACK).unwrap();
+        };
+        establish(&world);
+        let _ = world.tables.take_counted();
+        // The number of the rule that allowed may be another rule's by now: nobody's counter may rise for it.
+        world.policy(Set::Deny, Set::Deny);
+        assert_eq!(world.leave(peer, ACK).map(drop), expected, "keep {keep}: the opener");
+        assert_eq!(world.arrive(peer, ACK).map(drop), expected, "keep {keep}: the other side");
+        let counted = world.tables.take_counted();
+        assert_eq!(counted, [if keep { rule::KEPT } else { DENIES }], "keep {keep}");
+        assert_eq!(world.leave(peer, SYN).map(drop), denied, "keep {keep}: a new flow of the same tuple");
+
+        // One that the other side has opened, after two changes.
+        let mut world = World::new(Set::Allow, Set::Deny);
+        world.tables.image.set_flags(flags);
+        world.arrive(peer, SYN).unwrap();
+        world.leave(peer, SYN_ACK).unwrap();
+        world.policy(Set::Deny, Set::Deny);
+        assert_eq!(world.leave(peer, ACK).map(drop), expected, "keep {keep}: opened by the peer, an answer");
+        world.policy(Set::Deny, Set::Deny);
+        assert_eq!(world.arrive(peer, ACK).map(drop), expected, "keep {keep}: opened by the peer");
+
+        // To a Service, of which a part is allowed: the exit keeps what it has let out.
+        let mut world = World::new(Set::Deny, Set::Allow);
+        world.tables.image.set_flags(flags);
+        let exit = |world: &World, stamp, flags| {
+            world.judge(Hook::ToUplink, UPLINK, (POD, 4000), (PEER, 80), flags, stamp).map(drop)
+        };
+        let stamp = world.leave(service, SYN).unwrap();
+        assert_eq!(exit(&world, stamp, SYN), Ok(()), "keep {keep}: out");
+        world.policy(Set::Deny, Set::Deny);
+        let answer = world.judge(Hook::FromUplink, UPLINK, (PEER, 80), (POD, 4000), SYN_ACK, Stamp::NONE).unwrap();
+        assert_eq!(answer.is_reply(), keep, "keep {keep}: the exit's word");
+        let stamp = world.leave(service, ACK);
+        assert_eq!(stamp.is_ok(), true, "keep {keep}: it is for the exit to say");
+        assert_eq!(exit(&world, stamp.unwrap(), ACK), expected, "keep {keep}: at the exit");
+
+        // What the kernel's connection table has told has not been judged yet.
+        let world = World::new(Set::Deny, Set::Deny);
+        world.tables.image.set_flags(flags);
+        assert!(world.seed(&[direct((POD, 4000), peer)]) > 0);
+        assert_eq!(world.leave(peer, ACK).map(drop), denied, "keep {keep}: a flow from before");
+    }
+}
+
+#[test]
+fn a_masqueraded_client_that_is_denied_is_told_from_others() {
+    let world = World::new(Set::Deny, Set::Free);
+    let rows = [
+        ("an outside client in the node's name", NODE, Stamp::OUTSIDE, Err(Drop::MASQUERADED)),
+        ("an outside client", PEER, Stamp::OUTSIDE, Err(Drop::POLICY)),
+        ("the node itself", NODE, Stamp::NONE, Ok(())),
+        ("another pod that was masqueraded", NODE, Stamp::judged(1, 0), Err(Drop::POLICY)),
+    ];
+    for (what, from, stamp, expected) in rows {
+        let outcome = world.judge(Hook::ToPod, DEVICE, (from, 5000), (POD, 4000), SYN, stamp);
+        assert_eq!(outcome.map(drop), expected, "{what}");
     }
 }

@@ -28,6 +28,8 @@ const STAMP: u16 = 0x4a5b;
 const CLASS: u16 = 0x0777;
 /// Nothing else in these namespaces sends packets this long.
 const PAYLOAD: usize = 700;
+/// What fragments have, but for the last, and nothing else.
+const LONG: usize = 1400;
 const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Bytes of a fragment's payload.
@@ -122,11 +124,12 @@ impl Road {
     fn await_seen(&self, to: SocketAddr, payload: usize, exit: &str, packets: usize) -> Vec<Seen> {
         let (exit, deadline) = (self.index(exit), Instant::now() + PATIENCE);
         loop {
-            // Others of such lengths are answers, and redirects that quote the packet. VXLAN over IPv4 adds 50 bytes.
+            // Others of such lengths are answers, and errors that quote a packet, of 1,280 bytes at most (RFC 4443, section
+            // 2.4). VXLAN over IPv4 adds 50 bytes.
             let whole = 14 + if to.is_ipv4() { 20 } else { 40 } + 8 + payload;
             let of_ours = |seen: &Seen| {
                 let length = seen.length as usize;
-                let is_it = if payload > 1500 { length >= PAYLOAD } else { [whole, whole + 50].contains(&length) };
+                let is_it = if payload > 1500 { length >= LONG } else { [whole, whole + 50].contains(&length) };
                 seen.ifindex == exit && is_it
             };
             let seen: Vec<Seen> = self.witness.seen().into_iter().filter(of_ours).collect();
@@ -264,7 +267,7 @@ fn untracked(road: &Road) {
 /// Bridged: what stays on the bridge keeps the sender's index, what goes up through it has the bridge's.
 #[test]
 fn a_stamp_survives_bridges() {
-    for (br_netfilter, rp_filter) in [(false, Some(1)), (true, Some(2)), (true, Some(0))] {
+    for (br_netfilter, rp_filter) in [(false, Some(1)), (true, Some(2))] {
         if br_netfilter && !br_netfilter_available() {
             println!("skipped br_netfilter: this kernel has none");
             continue;

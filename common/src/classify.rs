@@ -224,6 +224,15 @@ impl EndpointView {
         }
     }
 
+    /// Whether its frames may come from an Ethernet address.
+    #[inline(always)]
+    #[must_use]
+    pub fn may_speak_for<T: Tables>(&self, t: T, mac: u64) -> bool {
+        // SAFETY: as in `of`.
+        self.flags & endpoint_flag::PINNED == 0
+            || t.row(self.row).is_some_and(|row| unsafe { read(&raw const (*row).mac) } == mac)
+    }
+
     /// Whether no decision exists for it yet.
     #[inline(always)]
     #[must_use]

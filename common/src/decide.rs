@@ -47,6 +47,9 @@ pub fn from_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) ->
     let endpoint = EndpointView::of(t, slot).ok_or(Drop::UNKNOWN_ENDPOINT)?;
     let work = t.work().ok_or(Drop::UNKNOWN_ENDPOINT)?;
     packet.stamp = Stamp::judged(slot, endpoint.generation);
+    if endpoint.flags & endpoint_flag::PINNED != 0 && !endpoint.may_speak_for(t, frame.source_mac()) {
+        return Err(Drop::SOURCE_MAC);
+    }
     // SAFETY: the working memory is this decision's own.
     let shape = unsafe { shape_of(packet, frame, work) };
     if shape != Shape::IP {
@@ -120,7 +123,8 @@ fn judge_outgoing<T: Tables>(
     }
     if (found || answers) && !headers.opens {
         let known = flow.state;
-        let current = flow.revision == endpoint.revision;
+        let same = flow.revision == endpoint.revision;
+        let current = same || keeps(t, flow, endpoint.revision);
         if known & state::INGRESS != 0 {
             flow.state = advance(known, headers, true);
             let mut rides = true;
@@ -137,7 +141,7 @@ fn judge_outgoing<T: Tables>(
             }
             if rides {
                 t.count(flow.rule, packet.size);
-                if !current || flow.state != known {
+                if !same || flow.state != known {
                     t.store_flow(OWN, endpoint.slot);
                 }
                 if !answers {
@@ -155,7 +159,7 @@ fn judge_outgoing<T: Tables>(
             if known & (state::DEFERRED | state::ENDS_HERE) != state::DEFERRED {
                 t.count(flow.rule, packet.size);
             }
-            if flow.state != known {
+            if !same || flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
             }
             return Ok(());
@@ -185,6 +189,21 @@ fn judge_outgoing<T: Tables>(
         t.store_flow(OWN, endpoint.slot);
     }
     Ok(())
+}
+
+/// Whether a flow of another revision is taken as it was judged, where the operator wants established connections to outlive
+/// changes of policy. Then it is of this revision from now on, but no rule's any more: between two revisions the tables may
+/// have given its rule's number to another. What nobody has judged yet (a seed, whose revision is 0) is judged.
+#[inline(always)]
+pub(crate) fn keeps<T: Tables>(t: T, flow: &mut FlowEntry, revision: u32) -> bool {
+    if flow.revision == 0 || !has_node_flag(t, node_flag::KEEP) {
+        return false;
+    }
+    flow.revision = revision;
+    if flow.rule >= rule::FIRST {
+        flow.rule = rule::KEPT;
+    }
+    true
 }
 
 /// Where a reply reverses a flow that was deferred at another pod's veth, its exit has recorded that. Tells whether it has.
@@ -351,8 +370,9 @@ fn judge_incoming<T: Tables>(
     let flow = unsafe { &mut *flow };
     if found && !headers.opens {
         let known = flow.state;
+        let same = flow.revision == endpoint.revision;
+        let current = same || keeps(t, flow, endpoint.revision);
         if known & state::INGRESS == 0 {
-            let current = flow.revision == endpoint.revision;
             let mut rides = true;
             if current {
                 flow.state = advance(known, headers, true);
@@ -373,7 +393,7 @@ fn judge_incoming<T: Tables>(
                         flow.state |= state::ENDS_HERE;
                     }
                 }
-                if !current || flow.state != known {
+                if !same || flow.state != known {
                     t.store_flow(OWN, endpoint.slot);
                 }
                 return Ok(());
@@ -381,10 +401,10 @@ fn judge_incoming<T: Tables>(
         } else {
             // Generations of a slot come again, incarnations never do.
             let same_peer = flow.provenance == provenance && flow.peer_incarnation == sender_incarnation;
-            if flow.revision == endpoint.revision && same_peer {
+            if current && same_peer {
                 t.count(flow.rule, packet.size);
                 flow.state = advance(known, headers, false);
-                if flow.state != known {
+                if !same || flow.state != known {
                     t.store_flow(OWN, endpoint.slot);
                 }
                 return Ok(());
@@ -409,7 +429,8 @@ fn judge_incoming<T: Tables>(
         if !found && is_midstream(headers) {
             t.note(Event::NotTakenUp);
         }
-        return Err(Drop::POLICY);
+        let masqueraded = stamp.is_outside() && verdict.is_of_own_node();
+        return Err(if masqueraded { Drop::MASQUERADED } else { Drop::POLICY });
     }
     // A flow that the pod itself opened is another's now.
     flow.state ^= state::INGRESS;

@@ -29,12 +29,16 @@ pub fn judge<T: Tables>(t: T, sender: u32, stamp: Stamp, size: Size) -> Drop {
         // A packet that was judged at neither hook may be a reply; a deferred one never is.
         let other = if deferred { state::INGRESS | state::DEFERRED } else { state::DEFERRED };
         let found = flow::find(t, OTHER, sender) && !(*headers).opens;
-        let current = (*flow).revision == endpoint.revision;
+        let same = (*flow).revision == endpoint.revision;
+        let current = same || found && crate::decide::keeps(t, &mut *flow, endpoint.revision);
         if found && !current && !deferred && (*flow).state & state::INGRESS != 0 {
             return judge_reply(t, &endpoint, &*headers, &mut *flow, size);
         }
         if found && current && (*flow).state & other == 0 {
             t.count((*flow).rule, size);
+            if !same {
+                t.store_flow(OTHER, sender);
+            }
             if !deferred {
                 return Drop(0);
             }
@@ -128,7 +132,8 @@ pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
         }
         let known = (*flow).state;
         (*flow).state = advance(known, &*headers, true);
-        if client.revision != (*flow).revision {
+        let same = client.revision == (*flow).revision;
+        if !same && !crate::decide::keeps(t, &mut *flow, client.revision) {
             let verdict = t.egress(slot, (*headers).source, Asked::answer(&*headers).at_exit());
             if !verdict.allows() {
                 return false;
@@ -146,7 +151,7 @@ pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
         if known & state::CONFIRM != 0 {
             t.count((*flow).rule, size);
         }
-        if (*flow).state != known {
+        if !same || (*flow).state != known {
             t.store_flow(OTHER, CONFIRMED);
         }
     }

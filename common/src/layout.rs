@@ -91,8 +91,15 @@ pub struct EndpointRow {
     pub bank: u32,
     /// The slot's generation, as stamps carry it.
     pub generation: u32,
-    /// Reserved, 0.
-    pub reserved: u64,
+    /// The Ethernet address that its frames must come from, as [`mac_word`] writes it; 0 while none is known.
+    pub mac: u64,
+}
+
+/// An Ethernet address as [`EndpointRow::mac`] holds it: what a program reads from a frame in three steps of two bytes.
+#[inline(always)]
+#[must_use]
+pub const fn mac_word(parts: [u16; 3]) -> u64 {
+    parts[0] as u64 | (parts[1] as u64) << 16 | (parts[2] as u64) << 32
 }
 
 /// Flags of an [`EndpointRow`].
@@ -103,6 +110,8 @@ pub mod endpoint_flag {
     pub const ANY_ADDRESS: u32 = 2;
     /// Encapsulated packets (IPIP, 6in4, GRE, and UDP to the ports of the node's tunnel devices) may leave the pod.
     pub const TUNNELS: u32 = 4;
+    /// Frames must come from [`super::EndpointRow::mac`], and ARP must speak for it.
+    pub const PINNED: u32 = 8;
 }
 
 /// An endpoint's revision in the upper half and the index of its [`EndpointRow`] in the lower; 0 where there is none.
@@ -151,6 +160,7 @@ impl VerdictWord {
     const ALLOW: u64 = 1 << 32;
     const DEFER: u64 = 1 << 33;
     const CONFIRM: u64 = 1 << 34;
+    const OWN_NODE: u64 = 1 << 35;
 
     /// Egress is to be judged where the packet leaves, and this rule is certain to allow it there; without a rule replies
     /// need an exit's word.
@@ -193,6 +203,20 @@ impl VerdictWord {
         Self(VALID | if allow { Self::ALLOW } else { 0 } | rule as u64)
     }
 
+    /// The same, of a source that is an address of this node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn of_own_node(self) -> Self {
+        Self(self.0 | Self::OWN_NODE)
+    }
+
+    /// Whether the source is an address of this node.
+    #[inline(always)]
+    #[must_use]
+    pub const fn is_of_own_node(self) -> bool {
+        self.0 & Self::OWN_NODE != 0
+    }
+
     /// Whether the packet goes on.
     #[inline(always)]
     #[must_use]
@@ -220,6 +244,8 @@ pub mod rule {
     pub const MISSING: u32 = 3;
     /// Wrapped for a tunnel device of this node: denied.
     pub const TUNNEL: u32 = 4;
+    /// A rule of policy as it was when the flow began: its number may be another's by now.
+    pub const KEPT: u32 = 5;
     /// The first number of a policy's rule.
     pub const FIRST: u32 = 16;
 }
@@ -396,6 +422,8 @@ pub mod node_flag {
     /// Policy judges what pods send to addresses of this node. Such a packet may end in the node, where no exit sees it, so
     /// it is judged where it enters.
     pub const OWN_NODE: u64 = 16;
+    /// Flows that were let through stay, whatever policy says since.
+    pub const KEEP: u64 = 32;
 }
 
 /// What the agents of one node hand on to each other.

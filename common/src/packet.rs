@@ -14,6 +14,7 @@ pub use drop::{Drop, REASONS};
 pub use shape::Shape;
 
 use crate::address::Address;
+use crate::layout::mac_word;
 use crate::tables::Work;
 
 /// Bytes of a packet that can be copied out of it.
@@ -55,9 +56,21 @@ pub trait Readable {
     /// # Safety
     /// `work` is valid and nobody else's for the call.
     unsafe fn read_headers(&self, work: *mut Work, link: usize) -> Shape;
+    /// The Ethernet address that a frame comes from, as [`mac_word`] writes it; 0 if it cannot be read.
+    fn source_mac(&self) -> u64;
+}
+
+/// What [`Readable::source_mac`] gives, of bytes that begin with an Ethernet header.
+#[inline(always)]
+pub fn source_mac<F: Frame>(frame: &F) -> u64 {
+    frame.load::<[u16; 3]>(6).map_or(0, mac_word)
 }
 
 impl<F: Frame> Readable for F {
+    #[inline(always)]
+    fn source_mac(&self) -> u64 {
+        source_mac(self)
+    }
     #[inline(always)]
     unsafe fn read_headers(&self, work: *mut Work, link: usize) -> Shape {
         // SAFETY: the caller's.
@@ -109,7 +122,8 @@ pub struct Headers {
     pub source: Address,
     /// The destination.
     pub destination: Address,
-    /// Whom a neighbour advertisement speaks for.
+    /// Whom a neighbour advertisement speaks for. Of ARP the second word has the sender's Ethernet address, as
+    /// [`mac_word`] writes it.
     pub target: Address,
     /// TCP, UDP and SCTP: the source port, host byte order. ICMP queries: the identifier. Else 0.
     pub source_port: u16,
@@ -335,6 +349,7 @@ impl Headers {
         let [a, b] = arp[7].to_ne_bytes();
         let [c, d] = arp[8].to_ne_bytes();
         self.source = Address::v4(u32::from_ne_bytes([a, b, c, d]));
+        self.target = Address { words: [0, mac_word([arp[4], arp[5], arp[6]])] };
         self.opens = u16::from_be(arp[3]) == 1;
         self.v4 = true;
         Shape::ARP

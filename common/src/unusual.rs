@@ -56,6 +56,9 @@ pub fn from_pod<T: Tables>(t: T, slot: u32, shape: Shape, size: Size) -> Course 
         Shape::ARP => {
             // A probe has no sender yet (RFC 5227 section 2.1.1); an answer always has.
             let honest = source.same(own) || source.same(Address::v4(0)) && headers.opens;
+            if !endpoint.may_speak_for(t, headers.target.words[1]) {
+                return Course::drop(Drop::SOURCE_MAC);
+            }
             return Course::pass_if(!checks || honest, Drop::DISCOVERY);
         }
         Shape::DISCOVERY => return discovery(t, &endpoint, headers, own),

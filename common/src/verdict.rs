@@ -89,19 +89,16 @@ pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictW
     }
     let seed = seed(t);
     let peer = peer_value(t, seed, endpoint.bank, &to);
-    let own_node = peer & peer::OWN_NODE != 0;
-    let judges_node = own_node && has_node_flag(t, node_flag::OWN_NODE);
-    if endpoint.is_closed() && (!own_node || judges_node) {
+    if endpoint.is_closed() && (peer & peer::OWN_NODE == 0 || has_node_flag(t, node_flag::OWN_NODE)) {
         return VerdictWord::new(false, rule::CLOSED);
     }
-    let translatable = peer & peer::TRANSLATABLE != 0 && !asked.has(Asked::EXIT);
-    if translatable {
+    if peer & peer::TRANSLATABLE != 0 && !asked.has(Asked::EXIT) {
         let reached = service_reach(t, seed, &endpoint, &to, asked.protocol(), asked.port());
         if reach::is_none(reached) {
             return VerdictWord::new(false, reached as u32);
         }
         // What no Service's port is ends in the node, unless a rule that nobody has told us of leads it on (a pod's hostPort).
-        if reached != 0 || !judges_node {
+        if reached != 0 || peer & peer::OWN_NODE == 0 || !has_node_flag(t, node_flag::OWN_NODE) {
             return VerdictWord::deferred(if reach::is_all(reached) { Some(reached as u32) } else { None });
         }
     }
@@ -110,7 +107,9 @@ pub fn egress<T: Tables>(t: T, slot: u32, to: Address, asked: Asked) -> VerdictW
     }
     let itself = to.same(endpoint.address(t, asked.has(Asked::V4)));
     let verdict = classify(t, seed, &question(&endpoint, endpoint.egress, peer, itself, asked));
-    if translatable && verdict.allows() { VerdictWord::ends_here(verdict.rule()) } else { verdict }
+    // Asked again rather than kept: this function's frame is full (before 6.8 those of a chain of calls count in steps of 32).
+    let ends_here = peer & peer::TRANSLATABLE != 0 && !asked.has(Asked::EXIT) && verdict.allows();
+    if ends_here { VerdictWord::ends_here(verdict.rule()) } else { verdict }
 }
 
 /// Whether a tunnel device of this node listens on a UDP port: what a pod wraps, the node would unwrap behind the hooks,
@@ -148,7 +147,8 @@ pub fn ingress<T: Tables>(t: T, slot: u32, from: Address, asked: Asked) -> Verdi
     if endpoint.is_closed() {
         return VerdictWord::new(false, rule::CLOSED);
     }
-    classify(t, seed, &question(&endpoint, endpoint.ingress, peer, asked.has(Asked::ITSELF), asked))
+    let verdict = classify(t, seed, &question(&endpoint, endpoint.ingress, peer, asked.has(Asked::ITSELF), asked));
+    if peer & peer::OWN_NODE == 0 { verdict } else { verdict.of_own_node() }
 }
 
 #[inline(always)]

@@ -8,7 +8,7 @@ use aya_ebpf::helpers::{bpf_skb_load_bytes, bpf_skb_pull_data};
 use portcullis_common::Stamp;
 use portcullis_common::decide::Packet;
 use portcullis_common::layout::Size;
-use portcullis_common::packet::{Drop, Frame, Plain, Readable, Shape, protocol, read_all};
+use portcullis_common::packet::{Drop, Frame, Plain, Readable, Shape, protocol, read_all, source_mac};
 use portcullis_common::tables::{Tables, Work};
 
 use crate::maps::{Maps, constants};
@@ -248,6 +248,12 @@ impl Readable for Skb {
         }
         // The function finds the working memory itself: it may not be handed a pointer to it (before 5.12).
         Shape(read_headers(self.0, link as u32))
+    }
+    #[inline(always)]
+    fn source_mac(&self) -> u64 {
+        // SAFETY: the program's context. Whatever enters a device that writes Ethernet headers has one in its linear part
+        // (eth_type_trans).
+        source_mac(&unsafe { Bytes::linear(self.0) })
     }
 }
 

@@ -3,7 +3,7 @@
 //! The API server, kubelets, container runtimes and kube-proxies are Kubernetes' and Debian's own. What is missing for
 //! a cluster is the machines: each is a set of namespaces ([`machine`]), joined by a bridge ([`network`]).
 
-mod binaries;
+pub(crate) mod binaries;
 mod cgroups;
 mod cni;
 mod control;
@@ -31,6 +31,7 @@ use anyhow::{Context, Result, bail};
 use clap::Subcommand;
 
 use crate::apt::Privilege;
+use crate::image::Profile;
 use crate::process;
 use crate::stages::Outcome;
 use plan::{Cni, Machine, Plan, Proxy};
@@ -97,6 +98,9 @@ struct Up {
     /// Build Portcullis and install it
     #[arg(long)]
     portcullis: bool,
+    /// How Portcullis is built
+    #[arg(long, value_enum, default_value_t)]
+    profile: Profile,
     /// Install Portcullis as this archive has it, instead of building one
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
@@ -111,6 +115,9 @@ struct Test {
     /// Install Portcullis as this archive has it, instead of building one
     #[arg(long, value_name = "FILE")]
     image: Option<PathBuf>,
+    /// How Portcullis is built
+    #[arg(long, value_enum, default_value_t)]
+    profile: Profile,
     /// Leave the cluster up
     #[arg(long)]
     keep: bool,
@@ -125,6 +132,9 @@ struct Demo {
     /// Run Dgraph and its client from the images in this archive, instead of making them
     #[arg(long, value_name = "FILE")]
     images: Option<PathBuf>,
+    /// How Portcullis is built
+    #[arg(long, value_enum, default_value_t)]
+    profile: Profile,
     /// Leave the cluster up
     #[arg(long)]
     keep: bool,
@@ -173,7 +183,7 @@ pub(crate) fn stage(limit: Duration) -> Result<Outcome> {
         bail!("a cluster is up, and trials would change it: `cargo xtask cluster down` removes it");
     }
     let own = std::env::current_exe().context("cannot find the own program")?;
-    let outcome = process::run_within(Command::new(&own).args(["cluster", "test"]), limit);
+    let outcome = process::run_within(Command::new(&own).args(["cluster", "test", "--profile=dev"]), limit);
     if outcome.is_err() {
         // What was ended for being late could not remove its cluster.
         process::run(Command::new(&own).args(["cluster", "down"]))?;
@@ -188,7 +198,7 @@ fn bring_up(cache: Option<&Path>, wanted: &Up) -> Result<()> {
     let mut images = vec![images::ensure(&binaries)?];
     let image = match &wanted.image {
         Some(image) => Some(std::path::absolute(image)?),
-        None if wanted.portcullis => Some(portcullis::build_image()?),
+        None if wanted.portcullis => Some(portcullis::build_image(wanted.profile)?),
         None => None,
     };
     if privilege == Privilege::Sudo {
@@ -210,7 +220,7 @@ fn bring_up(cache: Option<&Path>, wanted: &Up) -> Result<()> {
 }
 
 fn try_out(cache: Option<&Path>, wanted: &Test) -> Result<()> {
-    let image = image_of(wanted.image.as_deref())?;
+    let image = image_of(wanted.image.as_deref(), wanted.profile)?;
     if privilege()? == Privilege::Sudo {
         let mut words = vec!["test".to_owned(), format!("--image={}", image.display())];
         words.extend(wanted.keep.then(|| "--keep".to_owned()));
@@ -221,7 +231,7 @@ fn try_out(cache: Option<&Path>, wanted: &Test) -> Result<()> {
 }
 
 fn demonstrate(cache: Option<&Path>, wanted: &Demo) -> Result<()> {
-    let image = image_of(wanted.image.as_deref())?;
+    let image = image_of(wanted.image.as_deref(), wanted.profile)?;
     let images = match &wanted.images {
         Some(images) => std::path::absolute(images)?,
         None => {
@@ -244,10 +254,10 @@ fn privilege() -> Result<Privilege> {
 }
 
 /// The archive that was named, or one that is built.
-fn image_of(named: Option<&Path>) -> Result<PathBuf> {
+fn image_of(named: Option<&Path>, profile: Profile) -> Result<PathBuf> {
     match named {
         Some(image) => Ok(std::path::absolute(image)?),
-        None => portcullis::build_image(),
+        None => portcullis::build_image(profile),
     }
 }
 

@@ -1,6 +1,6 @@
 //! `cargo xtask image`: the agent as a container image, made without a container engine.
 //!
-//! The image is the agent's program and nothing else: linked statically it needs no libraries, and in a cluster it
+//! The image is the agent's program and nothing else: for release it is linked statically, and in a cluster it
 //! finds the API server by address and trusts it by the service account's own certificate.
 
 pub(crate) mod archive;
@@ -77,7 +77,7 @@ impl Architecture {
 /// How the agent is built.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
 pub(crate) enum Profile {
-    /// Quickly, for trying it out
+    /// Quickly, for trying it out on this machine: as `cargo build` does, with the libraries that it is linked with
     Dev,
     /// As it is given away
     #[default]
@@ -98,10 +98,11 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
     Ok(())
 }
 
-/// Writes an image of a program that needs nothing but the kernel.
+/// Writes an image of a program with the libraries that it needs, if any.
 pub(crate) fn write(program: &Path, tag: &str, architecture: Architecture, output: &Path) -> Result<()> {
     let mut tree = Tree::default();
     tree.copy("portcullis", 0o755, program)?;
+    copy_libraries(&mut tree, program)?;
     let image = Image {
         tags: vec![tag.to_owned()],
         architecture: architecture.name(),
@@ -113,16 +114,33 @@ pub(crate) fn write(program: &Path, tag: &str, architecture: Architecture, outpu
     archive::write(&[image], &mut BufWriter::new(file)).with_context(|| format!("cannot write {}", output.display()))
 }
 
-/// Builds the agent without any need of libraries, and returns where it is.
+/// Puts what a program is linked with into the places where it looks for it. A static program has nothing of the kind.
+pub(crate) fn copy_libraries(tree: &mut Tree, program: &Path) -> Result<()> {
+    // It fails for static programs, and for what is none.
+    let Ok(listed) = process::output_of(Command::new("ldd").arg(program)) else { return Ok(()) };
+    for library in listed.split_whitespace().filter(|word| word.starts_with('/')) {
+        tree.copy(library, 0o755, Path::new(library))?;
+    }
+    Ok(())
+}
+
+/// Builds the agent and returns where it is. For release it needs no libraries.
 pub(crate) fn build_agent(architecture: Architecture, profile: Profile) -> Result<PathBuf> {
     ensure_target(architecture)?;
     build_ebpf::run()?;
+    let folder = Metadata::read()?.target_directory()?;
+    if profile == Profile::Dev && architecture == Architecture::own() {
+        // Nothing is built that other commands do not build as well.
+        process::run(workspace::cargo().args(["build", "--package", "portcullis", "--bin", "portcullis"]))
+            .context("cannot build the agent")?;
+        return Ok(folder.join("debug/portcullis"));
+    }
     let target = architecture.target();
     // With the target named, even if it is this machine's, the flags concern neither build scripts nor macros, which
     // could not be loaded as static programs.
     let mut command = workspace::cargo();
     command.args(["build", "--package", "portcullis", "--bin", "portcullis", "--target", target]);
-    let folder = match profile {
+    let built = match profile {
         Profile::Dev => "debug",
         Profile::Release => {
             command.arg("--release");
@@ -137,7 +155,7 @@ pub(crate) fn build_agent(architecture: Architecture, profile: Profile) -> Resul
         command.env(format!("CC_{}", target.replace('-', "_")), architecture.cross_linker());
     }
     process::run(&mut command).context("cannot build the agent")?;
-    let program = Metadata::read()?.target_directory()?.join(target).join(folder).join("portcullis");
+    let program = folder.join(target).join(built).join("portcullis");
     check_static(&program)?;
     Ok(program)
 }

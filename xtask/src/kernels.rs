@@ -70,7 +70,13 @@ fn prepare() -> Result<Vec<packages::Kernel>> {
 }
 
 fn boot_all(kernels: &[packages::Kernel], image: &image::Image, limit: Duration) -> Result<Outcome> {
-    let waiting: Mutex<VecDeque<&packages::Kernel>> = Mutex::new(kernels.iter().collect());
+    // Those with most to do come first, so that no core waits for another at the end.
+    let mut queue = Vec::new();
+    for kernel in kernels {
+        queue.push((parts::parts(kernel.series)?.len(), kernel));
+    }
+    queue.sort_by_key(|(parts, _)| std::cmp::Reverse(*parts));
+    let waiting: Mutex<VecDeque<&packages::Kernel>> = Mutex::new(queue.into_iter().map(|(_, kernel)| kernel).collect());
     let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop_front();
     let mut results = std::thread::scope(|scope| {
         let workers: Vec<_> = (0..AT_ONCE)

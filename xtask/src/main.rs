@@ -6,6 +6,7 @@ mod build_ebpf;
 mod cluster;
 mod demo;
 mod deny;
+mod deploy;
 mod fuzz;
 mod go;
 mod image;
@@ -40,6 +41,8 @@ enum Task {
     Walls,
     /// Check licences, sources, versions and advisories of the dependencies
     Deny,
+    /// Render, lint and compare what `deploy/` holds
+    Deploy(deploy::Arguments),
     /// Show network policy at work on real packets
     Demo(demo::Arguments),
     /// Search for inputs that break the parser or the decision
@@ -58,6 +61,7 @@ fn main() -> ExitCode {
         Task::Test(arguments) => test::run(&arguments),
         Task::Walls => walls::run(),
         Task::Deny => deny::run().map(|_| ()),
+        Task::Deploy(arguments) => deploy::run(&arguments),
         Task::Demo(arguments) => demo::run(&arguments),
         Task::Fuzz(arguments) => fuzz::run(&arguments),
         Task::Bench(arguments) => bench::run(&arguments),

@@ -122,7 +122,7 @@ pub fn is_plugin(program: Option<&OsStr>) -> bool {
 /// When something is not understood, and when help is asked for.
 pub fn parse(arguments: &[OsString], environment: &Environment) -> Result<Invocation, CommandLineError> {
     let bare = command_named(arguments.first().map(OsString::as_os_str));
-    let command = settings::prepared(bare.clone());
+    let command = settings::prepared(bare);
     let usage = |error: clap::Error| match error.kind() {
         // Asked for anew, so that it names the variables of the environment, which no parsing may read.
         ErrorKind::DisplayHelp | ErrorKind::DisplayHelpOnMissingArgumentOrSubcommand => {

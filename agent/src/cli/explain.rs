@@ -37,6 +37,8 @@ struct Judged<'a> {
     /// `None` where the side is no pod.
     endpoint: Option<&'a Pod>,
     explanation: Option<Explanation>,
+    /// What is decided of clients from outside that carry the peer's address, since the node has masqueraded them.
+    masqueraded: Option<Decision>,
     /// What a reader should know beside.
     notes: Vec<String>,
 }
@@ -142,32 +144,42 @@ impl<'a> Scene<'a, '_> {
             destination_name: name(self.to),
             traffic: self.traffic,
         };
-        let notes = self.notes(direction, endpoint, &peer, other);
-        Judged { direction, name: name(own), sides, endpoint, explanation, notes }
+        let (masqueraded, notes) = self.masqueraded(direction, endpoint, &peer, other).unzip();
+        let notes = notes.into_iter().collect();
+        Judged { direction, name: name(own), sides, endpoint, explanation, masqueraded, notes }
     }
 
-    fn notes(
+    /// Whoever comes from outside by a node port or load balancer of a node may carry that node's address.
+    fn masqueraded(
         &self,
         direction: Direction,
         endpoint: Option<&Pod>,
         peer: &PeerView<'_>,
         other: Party<'_>,
-    ) -> Vec<String> {
-        let Some(endpoint) = endpoint else { return Vec::new() };
-        let address = other.address(self.family);
-        let masqueraded = address.filter(|_| peer.node_process_of_own_node && other.pod().is_none()).map(|address| {
-            let view = NodeView::masqueraded(address);
-            let verdict = match self.evaluator.decide(endpoint, direction, &view, self.traffic).verdict {
-                Verdict::Allow => "allowed",
-                Verdict::Deny => "denied",
-            };
-            format!(
-                "This is about processes of the node. Clients from outside that come through a NodePort or a load balancer \
-                 with externalTrafficPolicy Cluster carry the address {address} too, and are judged by it: {verdict}. \
-                 With externalTrafficPolicy Local they keep their own address."
-            )
-        });
-        masqueraded.into_iter().collect()
+    ) -> Option<(Decision, String)> {
+        let endpoint = endpoint.filter(|_| direction == Direction::Ingress && other.pod().is_none())?;
+        let address = other.address(self.family)?;
+        let node = self.nodes.holder(address)?;
+        let decision = self.evaluator.decide(endpoint, direction, &NodeView::masqueraded(address), self.traffic);
+        let who = if peer.node_process_of_own_node {
+            "This is about processes of the node".to_owned()
+        } else {
+            format!("{address} is an address of node {node}")
+        };
+        let (verdict, counted) = match decision.verdict {
+            Verdict::Allow => ("allowed", ""),
+            Verdict::Deny => (
+                "denied",
+                " Agents count those as portcullis_drops_total{reason=\"masqueraded_client\"}; with \
+                 --masqueraded-clients allow they pass.",
+            ),
+        };
+        let note = format!(
+            "{who}. Clients from outside that come through a NodePort or a load balancer \
+             with externalTrafficPolicy Cluster carry the address {address} too, and are judged by it: {verdict}. \
+             With externalTrafficPolicy Local they keep their own address.{counted}"
+        );
+        Some((decision, note))
     }
 }
 

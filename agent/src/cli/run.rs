@@ -11,6 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use crate::logging::Filter;
 
+use crate::model::Name;
+
 /// Where pins are kept unless told otherwise.
 pub const PIN_DIR: &str = "/sys/fs/bpf/portcullis";
 /// Where the agent answers `status` unless told otherwise.
@@ -94,6 +96,11 @@ pub struct RunArgs {
     /// policy judges the node's address still, since there the kernel lets anybody send with that as source.
     #[arg(long, value_enum, default_value_t)]
     pub masqueraded_clients: MasqueradedClients,
+    /// What becomes of established flows when policy changes: they are judged again, and end where it denies them now, or are
+    /// kept as they were let through until they end by themselves. A flow that was open before Portcullis saw it is judged
+    /// once either way. Packets of kept flows are counted for no rule.
+    #[arg(long, value_enum, default_value_t)]
+    pub established: Established,
     /// What pods may send to the addresses of their own node. Kubernetes NetworkPolicy allows all of it; with `policy` it is
     /// judged by the rules that a policy has (an ipBlock with the node's address allows it), LocalDNS on the node included.
     /// What the node's own processes send to pods, such as probes, passes either way. A Service that leads to processes of the
@@ -105,6 +112,11 @@ pub struct RunArgs {
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
     pub source_validation: SourceValidation,
+    /// From which Ethernet address a pod may send. With `pinned` it is the one that its interface had when it got its first
+    /// address: frames from another are dropped, and ARP that speaks for another, so that a pod on a bridge cannot draw its
+    /// neighbours' traffic to itself. Not for pods that bridge virtual machines.
+    #[arg(long, value_enum, default_value_t)]
+    pub source_mac: SourceMac,
     /// Where programs are filters (before 6.6): an `ingress` qdisc on a device gives way to clsact, with every filter on
     /// it, such as the bandwidth plugin's limit of what a pod sends. Without this such a device is not enforced.
     #[arg(long)]
@@ -288,6 +300,26 @@ pub enum MasqueradedClients {
     Allow,
 }
 
+/// What becomes of established flows when policy changes.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum Established {
+    /// They are judged again.
+    #[default]
+    Rejudge,
+    /// They stay.
+    Keep,
+}
+
+/// From which Ethernet address a pod may send.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SourceMac {
+    /// Any.
+    #[default]
+    Any,
+    /// The one that its interface had at first.
+    Pinned,
+}
+
 /// What pods may send to their own node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum OwnNode {
@@ -365,6 +397,24 @@ pub struct UninstallArgs {
     /// When everything is removed, do nothing until told to end: for a DaemonSet that has taken the agents' place.
     #[arg(long)]
     pub stay: bool,
+    /// Do it on every node instead: make the agents' DaemonSet of this name uninstall in the agents' place, and wait until
+    /// every node is clean. The cluster is that of KUBECONFIG, else that of the pod which this runs in.
+    #[arg(long = "daemonset", value_name = "NAMESPACE/NAME", value_parser = parse_name, conflicts_with = "stay")]
+    pub daemon_set: Option<Name>,
+    /// How long to wait for every node, in seconds.
+    #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "daemon_set",
+          value_parser = clap::value_parser!(u32).range(1..=86_400))]
+    pub timeout: u32,
+}
+
+/// `namespace/name`.
+fn parse_name(text: &str) -> Result<Name, String> {
+    match text.split_once('/') {
+        Some((namespace, name)) if !namespace.is_empty() && !name.is_empty() && !name.contains('/') => {
+            Ok(Name::new(namespace, name))
+        }
+        _ => Err("a namespace and a name, such as portcullis/portcullis".to_owned()),
+    }
 }
 
 #[cfg(test)]

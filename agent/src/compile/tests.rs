@@ -362,3 +362,74 @@ fn what_a_full_table_refused_goes_before_the_tables_settle() {
     let rules: BTreeSet<_> = world.compiler.desired().rules.values().map(|rule| rule.policy.name.to_string()).collect();
     assert_eq!(rules, BTreeSet::from(["first".to_owned(), "second".to_owned()]));
 }
+
+#[test]
+fn a_service_with_processes_of_the_node_is_closed_where_some_are_denied_and_others_allowed() {
+    let service = Object::Service(Service {
+        key: Name::new("x", "service"),
+        cluster_ips: vec![ip("10.96.0.1")],
+        external_ips: vec![],
+        selector: None,
+        ports: vec![ServicePort {
+            name: "".into(),
+            protocol: Protocol::TCP,
+            port: 8080,
+            node_port: None,
+            target: TargetPort::Number(80),
+        }],
+    });
+    let slice = |addresses: &[&str]| {
+        Object::EndpointSlice(crate::model::EndpointSlice {
+            key: Name::new("x", "slice"),
+            service: Name::new("x", "service"),
+            addresses: addresses.iter().map(|address| ip(address)).collect(),
+            ports: vec![("".into(), Protocol::TCP, 80)],
+        })
+    };
+    // The rule allows pods of app client, of which 10.0.0.2 is one; 172.18.0.1 is the node.
+    let mut world = small();
+    world.node.addresses.insert(ip("172.18.0.1"));
+    world.dirty.node = true;
+    world.set(service);
+    let isolation = |world: &World| {
+        let egress = |name: &&crate::state::RuleIdentity| {
+            name.direction == crate::model::Direction::Egress && name.cause == RuleCause::Isolation
+        };
+        let mut rules = world.compiler.desired().rules.iter();
+        ServiceReach::None(*rules.find(|(_, name)| egress(name)).unwrap().0)
+    };
+    let rows: [(&str, &[&str], bool, bool); 5] = [
+        ("only the node", &["172.18.0.1"], true, false),
+        ("the node and who is allowed", &["172.18.0.1", "10.0.0.2"], true, true),
+        ("the node and who is denied", &["172.18.0.1", "10.0.0.3"], true, false),
+        ("without the node", &["10.0.0.2", "10.0.0.3"], false, false),
+        ("the node again", &["172.18.0.1", "10.0.0.2"], true, true),
+    ];
+    for (what, addresses, closed, mixed) in rows {
+        world.set(slice(addresses));
+        world.compile();
+        if closed {
+            assert_eq!(world.reach(8080), isolation(&world), "{what}: at once");
+        }
+        world.settle();
+        assert_eq!(world.reach(8080) == isolation(&world), closed, "{what}");
+        let problem = Problem::NodeBehindService {
+            service: Name::new("x", "service"),
+            protocol: Protocol::TCP,
+            port: 8080,
+            pod: Name::new("x", "server"),
+        };
+        assert_eq!(world.compiler.problems().contains(&problem), mixed, "{what}: {:?}", world.compiler.problems());
+    }
+    // Another node's address is no process of this one.
+    world.node.addresses.clear();
+    world.dirty.node = true;
+    world.compile();
+    world.settle();
+    assert_eq!(world.reach(8080), ServiceReach::Part, "judged where it leaves");
+    assert!(world.compiler.problems().is_empty(), "{:?}", world.compiler.problems());
+    world.gone(ObjectKey::Service(Name::new("x", "service")));
+    world.compile();
+    world.settle();
+    assert!(world.compiler.problems().is_empty());
+}

@@ -44,7 +44,9 @@ fn cluster_ips(spec: &v1::ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
     listed.filter_map(|(index, text)| address::address(text, &list.at(index), findings)).collect()
 }
 
-/// `spec.externalIPs`, and the addresses of load balancers (one that has only a host name gives none).
+/// `spec.externalIPs`, and the addresses of load balancers (one that has only a host name gives none). An address with
+/// `ipMode: Proxy` is the load balancer's alone: kube-proxy leaves it alone, and what a pod sends there leaves the node as to any
+/// host outside (KEP-1860).
 fn external_ips(object: &v1::Service, spec: &v1::ServiceSpec, findings: &mut Findings) -> Vec<IpAddr> {
     let top = Field::Top("spec");
     let list = top.field("externalIPs");
@@ -57,7 +59,8 @@ fn external_ips(object: &v1::Service, spec: &v1::ServiceSpec, findings: &mut Fin
     let list = balancer.field("ingress");
     let ingress = object.status.as_ref().and_then(|status| status.load_balancer.as_ref());
     for (index, entry) in ingress.and_then(|ingress| ingress.ingress.as_ref()).into_iter().flatten().enumerate() {
-        if let Some(text) = entry.ip.as_deref().filter(|text| !text.is_empty()) {
+        let elsewhere = entry.ip_mode.as_deref() == Some("Proxy");
+        if let Some(text) = entry.ip.as_deref().filter(|text| !text.is_empty() && !elsewhere) {
             addresses.extend(address::address(text, &list.at(index).field("ip"), findings));
         }
     }

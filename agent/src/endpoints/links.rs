@@ -68,6 +68,9 @@ pub struct Link {
     /// The addresses of the other end, link-local ones included, each with its prefix length; `None` when they are not
     /// known (no veth, the peer in this namespace, the kernel did not answer).
     pub peer_addresses: Option<Vec<IpNet>>,
+    /// The Ethernet address that a veth's other end had when it was first seen with an address that a pod could be known by
+    /// (or was last seen with, before that); `None` as above.
+    pub peer_mac: Option<[u8; 6]>,
     /// The UDP port on which the device takes packets to unwrap, if it is such a tunnel.
     pub tunnel_port: Option<u16>,
 }

@@ -67,6 +67,8 @@ pub struct Matched {
     pub evidence: Evidence,
     /// The Pod object is gone (or finished) and the link is still there: the last policy stays.
     pub pod_gone: bool,
+    /// The pod had another veth before: this one may be its successor's, whose object has not come yet.
+    pub second: bool,
 }
 
 /// Matches veths to pods. Inputs may come in any order and be repeated; each ends with all roles decided anew.
@@ -82,8 +84,15 @@ pub struct Matched {
 ///    which the pod's address was the *first* address seen (the CNI sets the pod's own address before any of its
 ///    containers runs), then the older one. This is the only place where the order of events decides. The others are
 ///    [`Role::Closed`] and reported.
-/// 4. A veth that may be several free pods (two objects with one address while one of them ends) is that one which
+/// 4. A veth named as Azure CNI names them, for a pod that is not known (yet), is no other pod's, whatever addresses it has:
+///    those of a pod that has just ended may be given to the next while the Pod object still has them.
+/// 5. For the same reason an address that a pod had on a veth which is gone gives it a second veth (its sandbox was made
+///    anew) only once every other pod of this node has told its addresses. Until then the veth is [`Role::Pending`].
+/// 6. A veth that may be several free pods (two objects with one address while one of them ends) is that one which
 ///    never had a veth; if that leaves more than one it is [`Role::Pending`] and reported.
+/// 7. The kernel is quicker than the API: a veth may appear while of its pod's address, or name, only the object of the
+///    pod before is known. So the match of a pod's *second* veth is corrected, once, when a pod comes that never had
+///    one and that no other veth claims, by evidence no weaker: the name, the host's routes, or the first address inside.
 #[derive(Debug, Default)]
 pub struct Matcher {
     config: Config,
@@ -93,7 +102,8 @@ pub struct Matcher {
     adopted: BTreeMap<u32, PodId>,
     matched: BTreeMap<u32, Matched>,
     first_seen: BTreeMap<u32, FirstSeen>,
-    had_veth: BTreeSet<PodId>,
+    /// Pods that have or had a veth, with the addresses that they had meanwhile.
+    had_veth: BTreeMap<PodId, BTreeSet<IpAddr>>,
     roles: BTreeMap<u32, Role>,
     reports: Vec<Report>,
 }
@@ -202,8 +212,13 @@ impl Matcher {
             };
             // The peer may have been moved by the pod: only the kind is the host's alone.
             if link.kind == LinkKind::Veth {
-                let matched =
-                    Matched { pod, incarnation: link.incarnation, evidence: Evidence::Adopted, pod_gone: false };
+                let matched = Matched {
+                    pod,
+                    incarnation: link.incarnation,
+                    evidence: Evidence::Adopted,
+                    pod_gone: false,
+                    second: false,
+                };
                 self.matched.entry(ifindex).or_insert(matched);
             }
         }
@@ -227,11 +242,50 @@ impl Matcher {
         for matched in self.matched.values_mut() {
             matched.pod_gone = self.pods_known && !self.pods.contains(&matched.pod);
         }
-        let claims = self.claims();
+        let mut claims = self.claims();
         self.grant(&claims);
-        self.had_veth.extend(self.matched.values().map(|matched| matched.pod.clone()));
-        self.had_veth.retain(|pod| self.pods.contains(pod) || self.matched.values().any(|m| m.pod == *pod));
+        if self.correct() {
+            claims = self.claims();
+            self.grant(&claims);
+        }
+        for matched in self.matched.values() {
+            let addresses = self.had_veth.entry(matched.pod.clone()).or_default();
+            addresses.extend(self.pods.addresses(&matched.pod));
+        }
+        self.had_veth.retain(|pod, _| self.pods.contains(pod) || self.matched.values().any(|m| m.pod == *pod));
         self.decide_roles(&claims);
+    }
+
+    /// Gives second veths to the pods that they are, where these have come meanwhile and no other veth claims to be them.
+    /// Tells whether that changed anything.
+    fn correct(&mut self) -> bool {
+        let holders = self.holders();
+        let mut corrected: Vec<(u32, PodId, Evidence)> = Vec::new();
+        for (ifindex, matched) in self.matched.iter().filter(|(_, matched)| matched.second) {
+            let Some(link) = self.snapshot.links.get(ifindex) else { continue };
+            let first = self.first_seen.get(ifindex).map(|seen| &seen.addresses);
+            let Some(claim) = Claim::of(link, &self.snapshot, &self.pods, first) else { continue };
+            // An address that was added later may be anybody's: the pod can write it.
+            let is_sure = |pod: &PodId| {
+                claim.evidence < Evidence::InnerAddress
+                    || first.into_iter().flatten().any(|address| self.pods.with_address(*address).any(|of| of == pod))
+            };
+            let new = |pod: &&PodId| !self.had_veth.contains_key(*pod) && !holders.contains_key(*pod) && is_sure(pod);
+            let mut candidates = claim.pods.iter().filter(new);
+            if let (Some(pod), None, true) = (candidates.next(), candidates.next(), claim.evidence <= matched.evidence)
+                && !corrected.iter().any(|(_, taken, _)| taken == pod)
+            {
+                corrected.push((*ifindex, pod.clone(), claim.evidence));
+            }
+        }
+        let any = !corrected.is_empty();
+        for (ifindex, pod, evidence) in corrected {
+            if let Some(matched) = self.matched.get_mut(&ifindex) {
+                (matched.pod, matched.evidence) = (pod, evidence);
+                (matched.pod_gone, matched.second) = (false, false);
+            }
+        }
+        any
     }
 
     /// The claims of all unmatched veths, the strongest first.
@@ -263,7 +317,9 @@ impl Matcher {
             });
             let Some((claim, pod)) = granted else { return };
             holders.insert(pod.clone(), claim.ifindex);
-            let matched = Matched { pod, incarnation: claim.incarnation, evidence: claim.evidence, pod_gone: false };
+            let second = self.had_veth.contains_key(&pod);
+            let matched =
+                Matched { pod, incarnation: claim.incarnation, evidence: claim.evidence, pod_gone: false, second };
             self.matched.insert(claim.ifindex, matched);
         }
     }
@@ -272,11 +328,18 @@ impl Matcher {
         self.matched.iter().map(|(ifindex, matched)| (matched.pod.clone(), *ifindex)).collect()
     }
 
-    /// The pods of a claim that no veth is; of several those that never had a veth, if there are any.
-    fn free<'a>(&self, claim: &'a Claim, holders: &BTreeMap<PodId, u32>) -> Vec<&'a PodId> {
-        let mut free: Vec<&PodId> = claim.pods.iter().filter(|pod| !holders.contains_key(*pod)).collect();
-        if free.len() > 1 && free.iter().any(|pod| !self.had_veth.contains(*pod)) {
-            free.retain(|pod| !self.had_veth.contains(*pod));
+    /// The pods of a claim that no veth is; of several those that never had a veth, if there are any. Where only an address
+    /// speaks for a pod, which it had on a veth before, those too whose addresses are not known yet.
+    fn free<'a>(&'a self, claim: &'a Claim, holders: &BTreeMap<PodId, u32>) -> Vec<&'a PodId> {
+        let is_free = |pod: &&PodId| !holders.contains_key(*pod);
+        let mut free: Vec<&PodId> = claim.pods.iter().filter(is_free).collect();
+        if free.len() > 1 && free.iter().any(|pod| !self.had_veth.contains_key(*pod)) {
+            free.retain(|pod| !self.had_veth.contains_key(*pod));
+        }
+        let [pod] = free.as_slice() else { return free };
+        let had = self.had_veth.get(*pod).is_some_and(|had| claim.addresses.is_subset(had));
+        if had && !claim.addresses.is_empty() {
+            free.extend(self.pods.without_addresses().filter(is_free));
         }
         free
     }

@@ -96,6 +96,15 @@ impl PodIndex {
         self.pods.contains_key(id)
     }
 
+    pub(super) fn addresses(&self, id: &PodId) -> impl Iterator<Item = IpAddr> {
+        self.pods.get(id).into_iter().flat_map(|pod| &pod.addresses).copied()
+    }
+
+    /// Pods whose addresses the kubelet has not reported yet.
+    pub(super) fn without_addresses(&self) -> impl Iterator<Item = &PodId> {
+        self.pods.values().filter(|pod| pod.addresses.is_empty()).map(|pod| &pod.id)
+    }
+
     pub(super) fn with_address(&self, address: IpAddr) -> impl Iterator<Item = &PodId> {
         self.by_address.get(&address).into_iter().flatten()
     }

@@ -38,6 +38,19 @@ pub enum Report {
         /// The pods, in order.
         pods: Vec<PodId>,
     },
+    /// A veth is named for a pod that is not known, and has the address of one that is.
+    #[error(
+        "veth {name} (ifindex {ifindex}) has the address of pod {pod}, but Azure CNI's name of another pod, which is not known: \
+         it is pending until that pod is known"
+    )]
+    NamedForUnknown {
+        /// The veth.
+        ifindex: u32,
+        /// Its name.
+        name: String,
+        /// The pod that the address belongs to.
+        pod: PodId,
+    },
     /// A pod has a further interface.
     #[error(
         "veth {name} (ifindex {ifindex}) leads to pod {pod}, which is on another veth: policy holds for the addresses of \

@@ -40,6 +40,7 @@ impl Host {
             peer_ifindex: None,
             netnsid: None,
             peer_addresses: None,
+            peer_mac: None,
             tunnel_port: None,
         };
         self.snapshot.links.insert(ifindex, link);

@@ -108,6 +108,12 @@ impl<'a> NodeView<'a> {
         self.addresses.get(node).is_some_and(|addresses| addresses.contains(&address))
     }
 
+    /// The node that has an address.
+    #[must_use]
+    pub fn holder(&self, address: IpAddr) -> Option<&'a str> {
+        self.addresses.iter().find(|(_, addresses)| addresses.contains(&address)).map(|(node, _)| *node)
+    }
+
     /// How an endpoint sees the other side of a connection in one family.
     ///
     /// An address of the endpoint's own node as source is taken for a process of that node. Clients from outside whose

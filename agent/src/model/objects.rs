@@ -93,7 +93,7 @@ pub struct Service {
     pub key: ServiceKey,
     /// `spec.clusterIPs`, without `None`.
     pub cluster_ips: Vec<IpAddr>,
-    /// `spec.externalIPs` and `status.loadBalancer.ingress[].ip`.
+    /// `spec.externalIPs` and `status.loadBalancer.ingress[].ip`, but for those that kube-proxy leaves to the load balancer.
     pub external_ips: Vec<IpAddr>,
     /// Pods of its namespace that are its backends; `None` where only EndpointSlices tell.
     pub selector: Option<Selector>,

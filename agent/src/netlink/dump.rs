@@ -8,6 +8,7 @@ use ipnet::IpNet;
 use rtnetlink::Handle;
 use rtnetlink::packet_route::AddressFamily;
 use rtnetlink::packet_route::address::AddressAttribute;
+use rtnetlink::packet_route::link::LinkAttribute;
 use rtnetlink::packet_route::route::RouteMessage;
 
 use super::Error;
@@ -104,6 +105,21 @@ impl Kernel {
             }
         }
         Ok(Some(addresses))
+    }
+
+    /// The Ethernet address of the device `index` in the namespace that has the number `netnsid` here; `None` as above.
+    pub(super) async fn peer_mac(&self, index: u32, netnsid: i32) -> Result<Option<[u8; 6]>, Error> {
+        let mut request = self.handle.link().get().match_index(index);
+        // The kernel's IFLA_TARGET_NETNSID, by its older name.
+        request.message_mut().attributes.push(LinkAttribute::IfNetnsId(netnsid));
+        match all(request.execute(), || format!("device {index} in namespace {netnsid}")).await {
+            Ok(messages) => Ok(messages.iter().find_map(parse::mac)),
+            Err(error @ Error::Timeout { .. }) => Err(error),
+            Err(error) => {
+                tracing::debug!(%error, "no Ethernet address of a veth's other end");
+                Ok(None)
+            }
+        }
     }
 }
 

@@ -55,6 +55,7 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         peer_ifindex: None,
         netnsid: None,
         peer_addresses: None,
+        peer_mac: None,
         tunnel_port: None,
     };
     for attribute in &message.attributes {
@@ -84,6 +85,14 @@ pub(super) fn link(message: &LinkMessage) -> Option<Link> {
         link.peer_ifindex = None;
     }
     (!link.name.is_empty()).then_some(link)
+}
+
+/// A device's Ethernet address.
+pub(super) fn mac(message: &LinkMessage) -> Option<[u8; 6]> {
+    message.attributes.iter().find_map(|attribute| match attribute {
+        LinkAttribute::Address(mac) => mac.as_slice().try_into().ok(),
+        _ => None,
+    })
 }
 
 /// The UDP port of a tunnel device that has one.

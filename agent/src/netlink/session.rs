@@ -243,10 +243,14 @@ impl Session {
             table.routes_dumped(self.kernel.routes().await?);
         }
         for ifindex in stale.peers {
-            let addresses = match table.peer_of(ifindex) {
-                Some((peer, netnsid)) => self.kernel.peer_addresses(peer, netnsid).await?,
-                None => None,
+            let Some((peer, netnsid)) = table.peer_of(ifindex) else {
+                table.peer_addresses(ifindex, None);
+                continue;
             };
+            let addresses = self.kernel.peer_addresses(peer, netnsid).await?;
+            if table.wants_peer_mac(ifindex) {
+                table.peer_mac(ifindex, self.kernel.peer_mac(peer, netnsid).await?);
+            }
             table.peer_addresses(ifindex, addresses);
         }
         Ok(())

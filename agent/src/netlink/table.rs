@@ -94,6 +94,7 @@ impl Table {
                 link.incarnation = known.incarnation;
                 if (known.peer_ifindex, known.netnsid) == (link.peer_ifindex, link.netnsid) {
                     link.peer_addresses = known.peer_addresses.take();
+                    link.peer_mac = known.peer_mac;
                 }
                 // IPv4 routes of a device that goes down are removed silently (fib_sync_down_dev).
                 stale.routes |= known.up != link.up;
@@ -175,6 +176,19 @@ impl Table {
     pub(super) fn peer_addresses(&mut self, ifindex: u32, addresses: Option<Vec<IpNet>>) {
         if let Some(link) = self.links.get_mut(&ifindex) {
             link.peer_addresses = addresses;
+        }
+    }
+
+    /// Whether the Ethernet address on the other end of a veth is to be read: until it is known together with an address
+    /// that a pod could be known by. Whatever it becomes later the pod has written.
+    pub(super) fn wants_peer_mac(&self, ifindex: u32) -> bool {
+        self.is_bare(ifindex) || self.links.get(&ifindex).is_some_and(|link| link.peer_mac.is_none())
+    }
+
+    /// Takes that; `None` when it could not be read.
+    pub(super) fn peer_mac(&mut self, ifindex: u32, mac: Option<[u8; 6]>) {
+        if let Some(link) = self.links.get_mut(&ifindex) {
+            link.peer_mac = mac;
         }
     }
 }

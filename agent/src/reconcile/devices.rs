@@ -134,7 +134,8 @@ impl Reconciler {
     /// Gives an endpoint its slot; whether it may have its hooks now.
     fn seat_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<bool, String> {
         if let Some(slot) = self.slots.used.get_mut(&link.ifindex) {
-            if slot.id.is_none() && id.is_some() {
+            // Of another pod only if what its veth was taken for has been corrected.
+            if id.is_some() && slot.id != id {
                 slot.id.clone_from(&id);
                 let number = slot.number;
                 self.name_slot(number, id.as_ref());

@@ -42,6 +42,9 @@ pub(super) struct Connections {
     /// Idle lifetimes as the programs have them, in jiffies.
     pub(super) lifetimes: [u32; 16],
     not_before: Option<Instant>,
+    /// The same, for endpoints whose egress is about to be isolated: what was read for another reason is no reason to let
+    /// their flows wait.
+    isolating_not_before: Option<Instant>,
     /// When that had been done.
     read: Option<Instant>,
     /// It cannot be read, which has been said.
@@ -101,15 +104,17 @@ impl Reconciler {
         })
     }
 
-    /// The same, before endpoints are given what asks for it: now, unless that was done a moment ago and doing it again
-    /// would take more than its share of the time. Whoever changes policy all the time would otherwise have nothing else done.
+    /// The same, before endpoints are given what asks for it: now, unless that was done for others a moment ago and doing it
+    /// again would take more than its share of the time. Whoever changes policy all the time would otherwise have nothing else
+    /// done.
     pub(super) fn seed_flows_before(&mut self) {
-        let pausing = self.connections.not_before.is_some_and(|time| Instant::now() < time);
+        let pausing = self.connections.isolating_not_before.is_some_and(|time| Instant::now() < time);
         let recent = self.connections.read.is_some_and(|time| time.elapsed() < RECENT);
         if pausing && recent {
             self.connections.once_more = true;
         } else {
             self.seed_flows();
+            self.connections.isolating_not_before = self.connections.not_before;
         }
     }
 

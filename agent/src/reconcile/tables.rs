@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use portcullis_common::layout::{BANKS, EndpointRow, endpoint_flag, endpoint_word, node_flag};
+use portcullis_common::layout::{BANKS, EndpointRow, endpoint_flag, endpoint_word, mac_word, node_flag};
 
 use super::delta::Delta;
 use super::{ReconcileError, Reconciler, Settings};
@@ -55,6 +55,7 @@ impl Reconciler {
         }
         self.set_node_flag(node_flag::MASQUERADED, self.settings.masqueraded_clients);
         self.set_node_flag(node_flag::OWN_NODE, self.settings.judge_own_node);
+        self.set_node_flag(node_flag::KEEP, self.settings.keep_established);
         if first {
             self.take_new_devices(false);
         } else if self.egress_begins() {
@@ -161,7 +162,7 @@ impl Reconciler {
             // the bank where it is.
             return false;
         }
-        let wanted = self.row_of(&slot.content, policy);
+        let wanted = self.row_of(ifindex, &slot.content, policy);
         if wanted == slot.content {
             return false;
         }
@@ -181,7 +182,7 @@ impl Reconciler {
         true
     }
 
-    fn row_of(&self, before: &EndpointRow, policy: Option<&EndpointPolicy>) -> EndpointRow {
+    fn row_of(&self, ifindex: u32, before: &EndpointRow, policy: Option<&EndpointPolicy>) -> EndpointRow {
         let Settings { any_source, open_pending, allow_tunnels, .. } = self.settings;
         // Without addresses none could be checked.
         let policy = policy.filter(|policy| any_source || open_pending || !policy.addresses.is_empty());
@@ -189,7 +190,23 @@ impl Reconciler {
         if allow_tunnels && policy.is_some() {
             row.flags |= endpoint_flag::TUNNELS;
         }
+        if self.settings.pin_source_mac {
+            if row.mac == 0 {
+                row.mac = self.first_mac(ifindex);
+            }
+            if row.mac != 0 {
+                row.flags |= endpoint_flag::PINNED;
+            }
+        }
         row
+    }
+
+    /// The Ethernet address of a veth's other end, 0 where it is not known yet. A CNI plugin sets it before it gives the pod
+    /// an address, and no container runs before it is done; later the pod itself may have written it.
+    fn first_mac(&self, ifindex: u32) -> u64 {
+        let link = self.snapshot.links.get(&ifindex).filter(|link| link.pod_addresses().next().is_some());
+        link.and_then(|link| link.peer_mac)
+            .map_or(0, |[a, b, c, d, e, f]| mac_word([[a, b], [c, d], [e, f]].map(u16::from_ne_bytes)))
     }
 
     fn raise_revision(&mut self, ifindex: u32) {

@@ -61,6 +61,7 @@ mod tests {
             peer_ifindex: None,
             netnsid: None,
             peer_addresses: None,
+            peer_mac: None,
             tunnel_port,
         };
         let links = [link(1, Some(8472)), link(2, Some(4789)), link(3, Some(8472)), link(4, None)];

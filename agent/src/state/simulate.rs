@@ -155,11 +155,11 @@ impl Planner {
     }
 }
 
-/// The row of an endpoint: generation and incarnation as before, the rest as its policy says; closed without one.
+/// The row of an endpoint: generation, incarnation and Ethernet address as before, the rest as its policy says; closed without one.
 #[must_use]
 pub fn endpoint_row(policy: Option<&EndpointPolicy>, before: &EndpointRow, bank: u32, any_source: bool) -> EndpointRow {
-    let identity =
-        EndpointRow { incarnation: before.incarnation, generation: before.generation, bank, ..EndpointRow::default() };
+    let EndpointRow { incarnation, generation, mac, .. } = *before;
+    let identity = EndpointRow { incarnation, generation, mac, bank, ..EndpointRow::default() };
     let Some(policy) = policy else {
         return EndpointRow { flags: endpoint_flag::CLOSED | endpoint_flag::ANY_ADDRESS, ..identity };
     };

@@ -102,6 +102,12 @@ impl Agent {
         serde_json::from_slice(&output.stdout).unwrap()
     }
 
+    /// Waits until its log says something.
+    pub(crate) fn await_log(&self, wanted: &str) {
+        let process = self.process.as_ref().unwrap();
+        process.wait_for_line(|line| line.contains(wanted), PATIENCE).unwrap();
+    }
+
     pub(crate) fn log(&self) -> String {
         self.process.as_ref().map(|process| process.stderr().join("\n")).unwrap_or_default()
     }

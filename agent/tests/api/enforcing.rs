@@ -239,18 +239,68 @@ fn each_right_is_needed_and_what_is_missing_is_told() {
                 || body.contains(&format!("cannot watch resource \"{missing}\""))
         });
     }
+    // What it does beside reading is refused, told, and stops nothing else.
+    let reading: Vec<Value> = all["rules"].as_array().unwrap().iter().take(3).cloned().collect();
+    world.server.merge(path, &json!({"rules": reading}));
+    world.agents[0].await_ready("the rights to read", |status, _| status == 200);
+    let (scratch, kubeconfig) = (world.scratch.path(), world.server.kubeconfig("agent"));
+    world.agents[0] = Agent::new(world.bed.node(0), &kubeconfig, scratch, &["--max-ranges", "1"]);
+    world.agents[0].start();
+    world.agents[0].await_log("cannot take away the taint portcullis.io/agent-not-ready");
+    let blocks: Vec<Value> = (0..9).map(|net| json!({"ipBlock": {"cidr": format!("198.51.{net}.0/24")}})).collect();
+    let wide = policy("wide", &json!({"podSelector": {}, "ingress": [{"from": blocks}]}));
+    world.server.create(&policies("x"), &wide);
+    world.agents[0].await_log("cannot make Events");
+    assert!(world.events().is_empty());
+
     world.server.merge(path, &json!({"rules": all["rules"]}));
+    world.agents[0].await_ready("the full table", |status, body| status == 503 && body.contains("ranges"));
+    // A policy that has no room is told of, as well.
+    world.server.merge(
+        &format!("{}/wide", policies("x")),
+        &json!({"metadata": {"labels": {"again": "1"}}, "spec": {"policyTypes": ["Ingress", "Egress"]}}),
+    );
+    let deadline = Instant::now() + PATIENCE;
+    while world.events().is_empty() {
+        assert!(Instant::now() < deadline, "no event:\n{}", world.agents[0].log());
+        std::thread::sleep(Duration::from_millis(50));
+    }
+    let event = &world.events()[0];
+    assert_eq!(event["reason"], "PolicyNotEnforced", "{event}");
+    assert!(event["note"].as_str().unwrap().contains("ranges"), "{event}");
+    world.server.delete(&format!("{}/wide", policies("x")));
     world.agents[0].await_ready("all rights", |status, _| status == 200);
 }
 
 #[test]
 fn it_does_not_start_beside_cilium() {
     let Some(mut world) = World::new(1) else { return };
-    world.bed.node(0).namespace().ip(["link add cilium_host type dummy"]).unwrap();
+    world.bed.node(0).namespace().ip(["link add cilium_host type veth peer name cilium_net"]).unwrap();
     world.agents[0].spawn();
     let (success, said) = world.agents[0].await_end();
     assert!(!success && said.contains("Cilium") && said.contains("--beside-cilium"), "{said}");
     let kubeconfig = world.server.kubeconfig("agent");
     world.agents[0] = Agent::new(world.bed.node(0), &kubeconfig, world.scratch.path(), &["--beside-cilium"]);
     world.agents[0].start();
+}
+
+#[test]
+fn large_policies_are_enforced_like_small_ones() {
+    let Some(mut world) = World::new(2) else { return };
+    world.agents[0].start();
+    world.server.create(&policies("x"), &deny());
+    world.until("isolation", false);
+    let selector = json!({"matchLabels": {"pod": "a"}});
+    let rules: Vec<Value> = (0..10_000).map(|port| json!({"ports": [{"port": 1 + port}]})).collect();
+    world.server.create(&policies("x"), &policy("many-rules", &json!({"podSelector": selector, "ingress": rules})));
+    world.until("one of ten thousand rules", true);
+    world.server.delete(&format!("{}/many-rules", policies("x")));
+    world.until("without them", false);
+    let peers = vec![json!({"podSelector": {}}); 100_000];
+    world
+        .server
+        .create(&policies("x"), &policy("many-peers", &json!({"podSelector": selector, "ingress": [{"from": peers}]})));
+    world.until("one of a hundred thousand peers", true);
+    world.server.delete(&format!("{}/many-peers", policies("x")));
+    world.until("without them", false);
 }

@@ -187,6 +187,7 @@ fn hostile_objects_stop_nobody() {
     let Some(binaries) = binaries() else { return };
     let bed = bed();
     let server = ApiServer::start(&binaries, bed.outside());
+    server.create("/api/v1/nodes", &node("n1", "192.0.2.1", &[]));
     server.create("/api/v1/namespaces", &namespace("x"));
     server.create(&policies("x"), &policy("first", &allow_all()));
     let mut seen = Followed::in_sync(&server);

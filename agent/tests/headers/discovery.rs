@@ -2,7 +2,7 @@
 
 use std::net::{IpAddr, Ipv6Addr};
 
-use portcullis_common::layout::endpoint_flag;
+use portcullis_common::layout::{endpoint_flag, mac_word};
 use portcullis_common::packet::Drop;
 use portcullis_common::stamp::Stamp;
 
@@ -121,4 +121,41 @@ fn what_is_no_ip_is_for_pods_that_nothing_restricts() {
         );
     }
     assert_eq!(World::new().tagged(Hook::ToPod(B), &ethernet(IPV4, &inner(OUTSIDE))), Err(Drop::ETHERTYPE), "to B");
+}
+
+#[test]
+fn a_pinned_pod_speaks_from_its_first_ethernet_address_only() {
+    let (mine, other) = ([2, 0, 0, 0, 0, 1], [2, 0, 0, 0, 0, 2]);
+    let own = address(C, true);
+    // The address in the frame, and the one that ARP tells.
+    let framed = |mut frame: Vec<u8>, mac: [u8; 6]| {
+        frame[6..12].copy_from_slice(&mac);
+        frame
+    };
+    let told = |mut frame: Vec<u8>, mac: [u8; 6]| {
+        frame[22..28].copy_from_slice(&mac);
+        frame
+    };
+    let udp = || frame(between(C, OUTSIDE, true), 17, &udp(40_000, 80));
+    let asks = nd(135, 255, address(C, false), "ff02::1:ff00:1".parse().unwrap(), &octets(address(B, false)));
+    let wrong = Err(Drop::SOURCE_MAC);
+    let rows = [
+        ("IP", framed(udp(), mine), Ok(())),
+        ("IP from another", framed(udp(), other), wrong),
+        ("ARP", framed(told(arp(1, 2, own), mine), mine), Ok(())),
+        ("ARP from another", framed(told(arp(1, 2, own), mine), other), wrong),
+        ("ARP for another", framed(told(arp(1, 2, own), other), mine), wrong),
+        ("an ARP probe for another", framed(told(arp(1, 1, [0, 0, 0, 0].into()), other), mine), wrong),
+        ("discovery", framed(asks.clone(), mine), Ok(())),
+        ("discovery from another", framed(asks, other), wrong),
+        ("a frame of another kind from another", framed(ethernet(0x88b5, &[0; 50]), other), wrong),
+    ];
+    let mac = mac_word([[2, 0], [0, 0], [0, 1]].map(u16::from_ne_bytes));
+    for (message, frame, expected) in rows {
+        let mut world = World::new();
+        world.change(C, |row| (row.mac, row.flags) = (mac, endpoint_flag::PINNED));
+        assert_eq!(world.at(Hook::FromPod(C), Stamp::NONE, &frame).map(drop), expected, "{message}");
+        world.change(C, |row| row.mac = mac);
+        assert_eq!(world.at(Hook::FromPod(C), Stamp::NONE, &frame).map(drop), Ok(()), "{message}, not pinned");
+    }
 }

@@ -240,7 +240,11 @@ impl<'a> Oracle<'a> {
                 answer.hooks += 1;
                 let decision = self.ingress(id, &journey.source, journey.seen_from, arriving);
                 answer.counted.push(what(&decision, Direction::Ingress));
-                answer.dropped = (decision.verdict == Verdict::Deny).then_some(Drop::POLICY);
+                let masqueraded = journey.source == Source::Outside
+                    && !journey.unstamped
+                    && self.world.node.addresses.contains(&journey.seen_from);
+                let why = if masqueraded { Drop::MASQUERADED } else { Drop::POLICY };
+                answer.dropped = (decision.verdict == Verdict::Deny).then_some(why);
             }
             Target::Away => answer.hooks += 1,
             Target::Nowhere => {}

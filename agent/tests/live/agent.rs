@@ -10,7 +10,7 @@ use portcullis_testbed::{Node, Process, SERVICE_RANGE_V4, SERVICE_RANGE_V6};
 use serde_json::Value;
 
 /// How long the agent may take for anything: the machine may be busy, or emulated on a busy one. Only failures cost it.
-pub(crate) const PATIENCE: Duration = Duration::from_secs(120);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(300);
 
 /// Sizes of tables that have room for what tests do. Where everything is emulated, the default's pages take longer to clear
 /// and to read than the rest of an agent's start, but for what the verifier does.
@@ -98,7 +98,7 @@ impl Agent {
             if ended.is_some() || Instant::now() >= deadline {
                 panic!("{} does not answer (ended: {ended:?}): {error:#}", self.node.name());
             }
-            std::thread::sleep(Duration::from_millis(20));
+            pause(Duration::from_millis(20));
         }
     }
 
@@ -196,7 +196,7 @@ impl Agent {
                     .collect();
                 panic!("{}: {what} has not come:\n{}\n{}", self.node.name(), shown.join("\n"), self.log());
             }
-            std::thread::sleep(Duration::from_millis(5));
+            pause(Duration::from_millis(5));
         }
     }
 
@@ -237,6 +237,13 @@ impl Drop for Agent {
         // Programs are attached to links of namespaces that end too; only pins would stay.
         let _ = std::fs::remove_dir_all(&self.pin_dir);
     }
+}
+
+/// Waits before something is asked again. Where everything is emulated, by one CPU, to ask is to keep others from their
+/// work: an answer of `/metrics` takes as long as the change that is waited for.
+pub(crate) fn pause(usual: Duration) {
+    let in_guests = Duration::from_millis(300);
+    std::thread::sleep(if std::env::var_os("PORTCULLIS_GUEST").is_some() { in_guests } else { usual });
 }
 
 /// Mounts bpffs where it is missing, and removes pins of test processes that are no more.

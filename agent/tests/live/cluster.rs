@@ -95,7 +95,11 @@ impl LiveCluster {
                     .backend(pod, port)
             })
         });
-        bed.services(services).unwrap();
+        // Without any, no rule makes the nodes track connections.
+        let services: Vec<Service> = services.collect();
+        if !services.is_empty() {
+            bed.services(services).unwrap();
+        }
         let scratch = tempfile::tempdir().unwrap();
         let bridged_around_services = plan.bed.shape == Shape::Bridged && !plan.bed.br_netfilter;
         let manifests = Manifests::new();
@@ -179,20 +183,28 @@ impl LiveCluster {
 
     /// Installs a Service on every node and writes its manifest. It has the given backends, on the target port.
     pub(crate) fn expose(&self, service: Service, target: u16, backends: &[&Pod]) {
-        let service = backends.iter().fold(service, |service, pod| service.backend(pod, target));
-        let pods: Vec<Pod> = backends.iter().map(|pod| (*pod).clone()).collect();
-        let name = service.name.replace('/', "-");
-        let ports = [(service.protocol, service.port, target)];
-        let mut objects = manifests::service(&service.name, &service.vips, &ports, &pods);
-        if let Some(node_port) = service.node_port {
-            objects[0]["spec"]["type"] = "NodePort".into();
-            objects[0]["spec"]["externalTrafficPolicy"] = format!("{:?}", service.external_traffic_policy).into();
-            objects[0]["spec"]["ports"][0]["nodePort"] = node_port.into();
-        }
-        if self.known_services {
-            self.manifests.write(&format!("service-{name}"), &objects);
-        }
-        self.bed.service(service).unwrap();
+        self.expose_all(vec![(service, target, backends.to_vec())]);
+    }
+
+    /// Like [`Self::expose`], for many, which takes the nodes no longer than for one.
+    pub(crate) fn expose_all(&self, services: Vec<(Service, u16, Vec<&Pod>)>) {
+        let services = services.into_iter().map(|(service, target, backends)| {
+            let service = backends.iter().fold(service, |service, pod| service.backend(pod, target));
+            let pods: Vec<Pod> = backends.into_iter().cloned().collect();
+            let name = service.name.replace('/', "-");
+            let ports = [(service.protocol, service.port, target)];
+            let mut objects = manifests::service(&service.name, &service.vips, &ports, &pods);
+            if let Some(node_port) = service.node_port {
+                objects[0]["spec"]["type"] = "NodePort".into();
+                objects[0]["spec"]["externalTrafficPolicy"] = format!("{:?}", service.external_traffic_policy).into();
+                objects[0]["spec"]["ports"][0]["nodePort"] = node_port.into();
+            }
+            if self.known_services {
+                self.manifests.write(&format!("service-{name}"), &objects);
+            }
+            service
+        });
+        self.bed.services(services.collect::<Vec<Service>>()).unwrap();
     }
 
     /// Makes these policies the only ones, and waits until every agent enforces them.
@@ -218,6 +230,11 @@ impl LiveCluster {
         for agent in &self.agents {
             agent.await_metrics(fence, |samples| samples.iter().any(|sample| sample.has(&[("policy_name", fence)])));
         }
+    }
+
+    /// Whether every agent enforces what was written no later than this fence.
+    pub(crate) fn has_passed(&self, fence: &str) -> bool {
+        self.agents.iter().all(|agent| agent.metrics().iter().any(|sample| sample.has(&[("policy_name", fence)])))
     }
 
     /// Asks for every cell of a table, at the Service's and the pod's addresses of both families, and describes what is

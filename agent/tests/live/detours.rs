@@ -71,14 +71,6 @@ fn server_admits(peers: &[Value]) -> Value {
 
 /// In both shapes, without and with agents, and with agents that know nothing of Services but their addresses' range.
 fn everywhere(test: impl Fn(&LiveCluster, Shape, bool)) {
-    // An emulated machine takes half a minute for each cluster, so it gets two of them.
-    if std::env::var_os("PORTCULLIS_GUEST").is_some() {
-        for (shape, known_services) in [(Shape::Routed, true), (Shape::Bridged, false)] {
-            let cluster = LiveCluster::new(&Plan { known_services, ..Plan::new(shape, &PODS) });
-            test(&cluster, shape, true);
-        }
-        return;
-    }
     for shape in SHAPES {
         for (agents, known_services) in [(false, true), (true, true), (true, false)] {
             let cluster = LiveCluster::new(&Plan { agents, known_services, ..Plan::new(shape, &PODS) });
@@ -89,63 +81,69 @@ fn everywhere(test: impl Fn(&LiveCluster, Shape, bool)) {
 
 #[test]
 fn a_node_port_is_no_detour_to_a_denied_pod() {
-    everywhere(|cluster, shape, agents| {
-        let client = cluster.pod("x/a");
-        let node = cluster.bed.node(0);
-        node.serve(Protocol::Tcp, 9000).unwrap();
-        let mut rows = Vec::new();
-        let mut node_addresses = node.addresses();
-        if shape == Shape::Bridged {
-            node_addresses.extend(["10.244.0.1".parse::<IpAddr>().unwrap(), "fd00:10:244::1".parse().unwrap()]);
-        }
-        let backends = [("x/b", true), ("x/c", false), ("y/a", true), ("y/b", false)];
-        for (port, (backend, allowed)) in (30_001..).zip(backends) {
-            let service = Service::new(&format!("x/node-port-{port}")).vip([10, 0, 1, 1]).port(Protocol::Tcp, port);
-            cluster.expose(service.node_port(port), 80, &[cluster.pod(backend)]);
-            for &to in &node_addresses {
-                let what = format!("the node's port of {backend}");
-                rows.push(row(&what, client, to, (Protocol::Tcp, port), allowed));
-            }
-            for to in cluster.bed.node(1).addresses() {
-                let what = format!("another node's port of {backend}");
-                rows.push(row(&what, client, to, (Protocol::Tcp, port), false));
-            }
-        }
+    everywhere(node_ports);
+}
+
+pub(crate) fn node_ports(cluster: &LiveCluster, shape: Shape, agents: bool) {
+    let client = cluster.pod("x/a");
+    let node = cluster.bed.node(0);
+    node.serve(Protocol::Tcp, 9000).unwrap();
+    let mut rows = Vec::new();
+    let mut node_addresses = node.addresses();
+    if shape == Shape::Bridged {
+        node_addresses.extend(["10.244.0.1".parse::<IpAddr>().unwrap(), "fd00:10:244::1".parse().unwrap()]);
+    }
+    let backends = [("x/b", true), ("x/c", false), ("y/a", true), ("y/b", false)];
+    let mut services = Vec::new();
+    for (port, (backend, allowed)) in (30_001..).zip(backends) {
+        let service = Service::new(&format!("x/node-port-{port}")).vip([10, 0, 1, 1]).port(Protocol::Tcp, port);
+        services.push((service.node_port(port), 80, vec![cluster.pod(backend)]));
         for &to in &node_addresses {
-            rows.push(row("the node itself", client, to, (Protocol::Tcp, 9000), true));
+            let what = format!("the node's port of {backend}");
+            rows.push(row(&what, client, to, (Protocol::Tcp, port), allowed));
         }
-        cluster.enforce(&[client_may_reach(&[pod_peer("x", "b"), pod_peer("y", "a")])]);
-        judge(&format!("{shape:?}"), &rows, agents);
-    });
+        for to in cluster.bed.node(1).addresses() {
+            let what = format!("another node's port of {backend}");
+            rows.push(row(&what, client, to, (Protocol::Tcp, port), false));
+        }
+    }
+    cluster.expose_all(services);
+    for &to in &node_addresses {
+        rows.push(row("the node itself", client, to, (Protocol::Tcp, 9000), true));
+    }
+    cluster.enforce(&[client_may_reach(&[pod_peer("x", "b"), pod_peer("y", "a")])]);
+    judge(&format!("{shape:?}"), &rows, agents);
 }
 
 #[test]
 fn a_denied_backend_that_answers_is_not_heard() {
-    everywhere(|cluster, shape, agents| {
-        let (client, allowed) = (cluster.pod("x/a"), cluster.pod("x/b"));
+    everywhere(denied_backends);
+}
+
+pub(crate) fn denied_backends(cluster: &LiveCluster, shape: Shape, agents: bool) {
+    let (client, allowed) = (cluster.pod("x/a"), cluster.pod("x/b"));
+    cluster.enforce(&[client_may_reach(&[pod_peer("x", "b")])]);
+    for (at, denied) in (0..).zip([cluster.pod("x/c"), cluster.pod("y/b")]) {
+        let context = format!("{shape:?}, {} denied, agents {agents}", denied.name());
+        let name = format!("x/mixed-{at}");
+        let vip = IpAddr::from([10, 0, 2, 10 + at]);
+        let service = Service::new(&name).vip(vip).port(Protocol::Udp, 8080).in_turn();
+        cluster.expose(service, 80, &[denied, allowed]);
         cluster.enforce(&[client_may_reach(&[pod_peer("x", "b")])]);
-        for (at, denied) in (0..).zip([cluster.pod("x/c"), cluster.pod("y/b")]) {
-            let context = format!("{shape:?}, {} denied, agents {agents}", denied.name());
-            let name = format!("x/mixed-{at}");
-            let vip = IpAddr::from([10, 0, 2, 10 + at]);
-            let service = Service::new(&name).vip(vip).port(Protocol::Udp, 8080).in_turn();
-            cluster.expose(service, 80, &[denied, allowed]);
-            cluster.enforce(&[client_may_reach(&[pod_peer("x", "b")])]);
 
-            // The first flow goes to the first backend: the kernel's connection table has its way back open now.
-            let source_port = 5000 + u16::from(at);
-            let question = Probe::new(client, vip, Protocol::Udp, 8080).source_port(source_port);
-            let expected = if agents { Outcome::Timeout } else { Outcome::Answered(denied.name().to_owned()) };
-            assert_eq!(question.run(), expected, "{context}");
-            let heard = answer_is_heard(cluster, shape, denied, client, source_port, b"an answer nobody asked for");
-            assert_eq!(heard, !agents, "{context}: whether the denied backend's answer arrives");
+        // The first flow goes to the first backend: the kernel's connection table has its way back open now.
+        let source_port = 5000 + u16::from(at);
+        let question = Probe::new(client, vip, Protocol::Udp, 8080).source_port(source_port);
+        let expected = if agents { Outcome::Timeout } else { Outcome::Answered(denied.name().to_owned()) };
+        assert_eq!(question.run(), expected, "{context}");
+        let heard = answer_is_heard(cluster, shape, denied, client, source_port, b"an answer nobody asked for");
+        assert_eq!(heard, !agents, "{context}: whether the denied backend's answer arrives");
 
-            let second = question.clone().source_port(source_port + 100).run();
-            assert!(second.is_answer_of(allowed.name()), "{context}: the allowed backend: {second:?}");
-            let heard = answer_is_heard(cluster, shape, allowed, client, source_port + 100, b"one more answer");
-            assert!(heard, "{context}: the allowed backend's second answer");
-        }
-    });
+        let second = question.clone().source_port(source_port + 100).run();
+        assert!(second.is_answer_of(allowed.name()), "{context}: the allowed backend: {second:?}");
+        let heard = answer_is_heard(cluster, shape, allowed, client, source_port + 100, b"one more answer");
+        assert!(heard, "{context}: the allowed backend's second answer");
+    }
 }
 
 /// Whether a datagram that a backend sends by itself, as an answer to a flow through a Service, comes to the client.

@@ -248,7 +248,7 @@ pub(crate) fn await_that(what: &str, holds: impl Fn() -> bool) {
     let deadline = std::time::Instant::now() + crate::agent::PATIENCE;
     while !holds() {
         assert!(std::time::Instant::now() < deadline, "{what} has not come");
-        std::thread::sleep(Duration::from_millis(20));
+        crate::agent::pause(Duration::from_millis(20));
     }
 }
 

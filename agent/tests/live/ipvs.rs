@@ -33,31 +33,33 @@ fn wanted() -> bool {
 
 fn vips(service: usize) -> [IpAddr; 2] {
     let at = u8::try_from(service).unwrap();
-    [[10, 0, 9, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 9, at.into()].into()]
+    [[10, 0, 9, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x900 + u16::from(at)].into()]
 }
 
-fn backends<'a>(cluster: &'a LiveCluster, service: usize) -> Vec<&'a Pod> {
+fn backends(cluster: &LiveCluster, service: usize) -> Vec<&Pod> {
     SERVICES[service].iter().map(|backend| cluster.pod(backend)).collect()
 }
 
 /// What kube-proxy does on a node, but for masquerade.
 fn install(cluster: &LiveCluster, node: &Namespace) {
-    node.ip(["link add kube-ipvs0 type dummy"]).unwrap();
     node.sysctl("net/ipv4/vs/conntrack", "1").unwrap();
-    let ipvsadm = |arguments: &[&str]| drop(node.tool("ipvsadm", arguments).unwrap());
+    let mut devices = vec!["link add kube-ipvs0 type dummy".to_owned()];
+    let mut rules = String::new();
     for service in 0..SERVICES.len() {
         for vip in vips(service) {
-            node.ip([format!("addr add {vip} dev kube-ipvs0")]).unwrap();
+            devices.push(format!("addr add {vip} dev kube-ipvs0"));
             for (flag, _) in PROTOCOLS {
-                let front = SocketAddr::new(vip, PORT).to_string();
-                ipvsadm(&["-A", flag, &front, "-s", "rr"]);
+                let front = SocketAddr::new(vip, PORT);
+                rules.push_str(&format!("-A {flag} {front} -s rr\n"));
                 for pod in backends(cluster, service) {
                     let own = pod.addresses().into_iter().find(|own| own.is_ipv4() == vip.is_ipv4()).unwrap();
-                    ipvsadm(&["-a", flag, &front, "-r", &SocketAddr::new(own, TARGET).to_string(), "-m"]);
+                    rules.push_str(&format!("-a {flag} {front} -r {} -m\n", SocketAddr::new(own, TARGET)));
                 }
             }
         }
     }
+    node.ip(devices).unwrap();
+    node.tool_with_input("ipvsadm", &["--restore"], &rules).unwrap();
 }
 
 fn objects(cluster: &LiveCluster) -> Vec<Value> {
@@ -142,20 +144,31 @@ fn a_service_by_ipvs_is_judged_by_its_backend() {
     if !wanted() {
         return;
     }
-    let by_policy = |from: &str, backend: &str| from == "x/a" && backend.ends_with("/b");
     for shape in [Shape::Routed, Shape::Bridged] {
         let plan = Plan { agents: false, known_services: false, ..Plan::new(shape, &PODS) };
         let mut cluster = LiveCluster::new(&plan);
-        install(&cluster, cluster.bed.node(0).namespace());
-        let mut wrong = judge(&cluster, "without agents", |_, _| true);
+        before_agents(&cluster);
         // All that IPVS does is done on the first node.
         cluster.start_first_agents(1, &[], &policies());
-        cluster.enforce(&policies());
-        wrong.extend(judge(&cluster, "Services that the agents do not know", by_policy));
-        cluster.manifests.write("services-ipvs", &objects(&cluster));
-        cluster.enforce(&policies());
-        wrong.extend(judge(&cluster, "Services that the agents know", by_policy));
-        assert!(wrong.is_empty(), "{shape:?}:\n{}", wrong.join("\n"));
-        eprintln!("judged {} Services by IPVS of {shape:?} pods", SERVICES.len());
+        with_agents(&cluster, shape);
     }
+}
+
+/// Makes the Services, all of whose backends answer where nobody enforces.
+pub(crate) fn before_agents(cluster: &LiveCluster) {
+    assert!(wanted(), "no IPVS");
+    install(cluster, cluster.bed.node(0).namespace());
+    let wrong = judge(cluster, "without agents", |_, _| true);
+    assert!(wrong.is_empty(), "{}", wrong.join("\n"));
+}
+
+pub(crate) fn with_agents(cluster: &LiveCluster, shape: Shape) {
+    let by_policy = |from: &str, backend: &str| from == "x/a" && backend.ends_with("/b");
+    cluster.enforce(&policies());
+    let mut wrong = judge(cluster, "Services that the agents do not know", by_policy);
+    cluster.manifests.write("services-ipvs", &objects(cluster));
+    cluster.enforce(&policies());
+    wrong.extend(judge(cluster, "Services that the agents know", by_policy));
+    assert!(wrong.is_empty(), "{shape:?}:\n{}", wrong.join("\n"));
+    eprintln!("judged {} Services by IPVS of {shape:?} pods", SERVICES.len());
 }

@@ -96,13 +96,13 @@ fn policies(port: u16) -> Vec<Value> {
 }
 
 fn ways(cluster: &LiveCluster) -> Vec<Way> {
-    let mut ways = Vec::new();
-    for (at, server) in (0..).zip(["x/b", "y/b"]) {
+    let (mut ways, mut services) = (Vec::new(), Vec::new());
+    for (at, server) in (0_u8..).zip(["x/b", "y/b"]) {
         let pod = cluster.pod(server);
-        let vips: [IpAddr; 2] = [[10, 0, 7, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 7, at.into()].into()];
+        let vips: [IpAddr; 2] = [[10, 0, 7, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x700 + u16::from(at)].into()];
         for (port, front) in PORTS.into_iter().zip([FRONT, FRONT + 1]) {
             let service = Service::new(&format!("x/sctp-{at}-{port}")).port(Protocol::Sctp, front);
-            cluster.expose(vips.into_iter().fold(service, Service::vip), port, &[pod]);
+            services.push((vips.into_iter().fold(service, Service::vip), port, vec![pod]));
         }
         let direct = pod.addresses().into_iter().map(|to| (to, false));
         ways.extend(direct.chain(vips.map(|to| (to, true))).map(|(to, translated)| {
@@ -110,6 +110,7 @@ fn ways(cluster: &LiveCluster) -> Vec<Way> {
             Way { what, to, translated, is_near: server == "x/b" }
         }));
     }
+    cluster.expose_all(services);
     ways
 }
 
@@ -124,18 +125,40 @@ fn associations_are_what_policy_says() {
     for shape in [Shape::Routed, Shape::Bridged] {
         let plan = Plan { agents: false, ports: Vec::new(), ..Plan::new(shape, &PODS) };
         let mut cluster = LiveCluster::new(&plan);
-        let _servers: Vec<Echo> = ["x/b", "y/b"].map(|server| Echo::new(cluster.pod(server), &PORTS)).into();
-        let ways = ways(&cluster);
-        let older = without_policy(&cluster, &ways);
+        let before = before_agents(&cluster);
         // On the other node the kernel does nothing that it does not do on this one.
-        cluster.start_first_agents(1, &[], &policies(PORTS[0]));
-        older_ones(&older);
-        judge(&cluster, &ways);
-        eprintln!("judged {} ways to SCTP servers of {shape:?} pods", ways.len());
+        cluster.start_first_agents(1, &[], &first_policies());
+        with_agents(&cluster, shape, &before);
     }
 }
 
-/// Associations of x/a, with their ports. Without agents all come about, so that what is denied later is known to be.
+/// What is there before agents are.
+pub(crate) struct Before {
+    ways: Vec<Way>,
+    /// Associations of x/a, with their ports.
+    older: Vec<(String, u16, Association)>,
+    _servers: Vec<Echo>,
+}
+
+/// Starts servers and opens associations. All come about, so that what is denied later is known to be.
+pub(crate) fn before_agents(cluster: &LiveCluster) -> Before {
+    let servers: Vec<Echo> = ["x/b", "y/b"].map(|server| Echo::new(cluster.pod(server), &PORTS)).into();
+    let ways = ways(cluster);
+    let older = without_policy(cluster, &ways);
+    Before { ways, older, _servers: servers }
+}
+
+/// What agents must be started with.
+pub(crate) fn first_policies() -> Vec<Value> {
+    policies(PORTS[0])
+}
+
+pub(crate) fn with_agents(cluster: &LiveCluster, shape: Shape, before: &Before) {
+    older_ones(&before.older);
+    judge(cluster, &before.ways);
+    eprintln!("judged {} ways to SCTP servers of {shape:?} pods", before.ways.len());
+}
+
 fn without_policy(cluster: &LiveCluster, ways: &[Way]) -> Vec<(String, u16, Association)> {
     let mut opened = Vec::new();
     for way in ways {

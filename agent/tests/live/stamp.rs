@@ -68,5 +68,8 @@ fn masqueraded_clients_pass_where_the_setting_says_so_and_nobody_else_does() {
             let right = if allowed { outcome.is_answer_of("x/b") } else { outcome == Outcome::Timeout };
             assert!(right, "{setting}: {what}: {outcome:?}");
         }
+        // An operator sees which of those that are denied are clients whose own address has been replaced.
+        let counted = cluster.agents[0].metric("portcullis_drops_total", &[("reason", "masqueraded_client")]);
+        assert_eq!(counted > 0.0, setting == "deny", "{setting}: {:?}", cluster.agents[0].drops());
     }
 }

@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use portcullis_testbed::{Namespace, Outcome, Pod, Probe, Protocol, Service, Shape, probe_all};
 use serde_json::{Value, json};
 
-use crate::agent::{Agent, PATIENCE};
+use crate::agent::{Agent, PATIENCE, pause};
 use crate::attacks::{address, arrives_in, next_hop, pair};
 use crate::cluster::{LiveCluster, Plan, service_port};
 use crate::frames::{self, Addresses, Hop};
@@ -25,7 +25,7 @@ const SILENT: u16 = 9000;
 const COUNT: u32 = 12;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Tunnel {
+pub(crate) enum Tunnel {
     Vxlan,
     /// IPIP, and 6in4 (`sit`) for IPv6, as Calico sets them up: no remote address, so that they unwrap what anybody sends.
     Ipip,
@@ -173,41 +173,53 @@ fn sent_by(cluster: &LiveCluster, node: usize, tunnel: Tunnel) -> u64 {
 
 #[test]
 fn what_goes_through_a_tunnel_is_judged_once_and_pods_have_none_of_their_own() {
-    let tunnels: Vec<Tunnel> = Tunnel::ALL.into_iter().filter(|tunnel| tunnel.is_there()).collect();
     let mut cluster = LiveCluster::new(&Plan { agents: false, ..Plan::new(Shape::Routed, &PODS) });
-    for (at, server) in (0..).zip(["y/b", "y/c"]) {
-        let vips: [IpAddr; 2] = [[10, 0, 11, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0xb, at.into()].into()];
-        let service = Service::new(&format!("x/silent-{at}")).port(Protocol::Udp, SILENT + 1);
-        cluster.expose(vips.into_iter().fold(service, Service::vip), SILENT, &[cluster.pod(server)]);
-    }
-    // What pods wrap does arrive where nobody enforces, and everybody reaches everybody.
-    for tunnel in &tunnels {
-        tunnel.plumb(&cluster);
-        let wrong = [verdicts(&cluster, |_, _| true), wrapped(&cluster, *tunnel, true)].concat();
-        assert!(wrong.is_empty(), "{tunnel:?}, without agents:\n{}", wrong.join("\n"));
-        tunnel.remove(&cluster);
-    }
+    let tunnels = before_agents(&cluster);
     cluster.start_agents(&[], &policies());
-    for tunnel in tunnels {
-        tunnel.plumb(&cluster);
+    with_agents(&cluster, &tunnels);
+}
+
+/// Finds out which tunnels there are. What pods wrap does arrive where nobody enforces, and everybody reaches everybody.
+pub(crate) fn before_agents(cluster: &LiveCluster) -> Vec<Tunnel> {
+    let tunnels: Vec<Tunnel> = Tunnel::ALL.into_iter().filter(|tunnel| tunnel.is_there()).collect();
+    let silent = (0_u8..).zip(["y/b", "y/c"]).map(|(at, server)| {
+        let vips: [IpAddr; 2] =
+            [[10, 0, 11, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xb00 + u16::from(at)].into()];
+        let service = Service::new(&format!("x/silent-{at}")).port(Protocol::Udp, SILENT + 1);
+        (vips.into_iter().fold(service, Service::vip), SILENT, vec![cluster.pod(server)])
+    });
+    cluster.expose_all(silent.collect());
+    for tunnel in &tunnels {
+        tunnel.plumb(cluster);
+        let wrong = [verdicts(cluster, |_, _| true), wrapped(cluster, *tunnel, true)].concat();
+        assert!(wrong.is_empty(), "{tunnel:?}, without agents:\n{}", wrong.join("\n"));
+        tunnel.remove(cluster);
+    }
+    tunnels
+}
+
+/// Needs an agent on each of two nodes.
+pub(crate) fn with_agents(cluster: &LiveCluster, tunnels: &[Tunnel]) {
+    for &tunnel in tunnels {
+        tunnel.plumb(cluster);
         await_that("the tunnels among the exits", || cluster.agents.iter().all(|agent| has_exits(agent, tunnel)));
         cluster.enforce(&policies());
-        let before = [0, 1].map(|node| sent_by(&cluster, node, tunnel));
+        let before = [0, 1].map(|node| sent_by(cluster, node, tunnel));
         let by_policy = |from: &str, to: &str| match (from, to) {
             (_, "x/b" | "y/b") => from == "x/a",
             ("x/a", _) | (_, "x/a") => false,
             _ => true,
         };
-        let mut wrong = verdicts(&cluster, by_policy);
-        wrong.extend(counted(&cluster));
+        let mut wrong = verdicts(cluster, by_policy);
+        wrong.extend(counted(cluster));
         for (node, before) in before.into_iter().enumerate() {
-            if sent_by(&cluster, node, tunnel) < before + u64::from(COUNT) {
+            if sent_by(cluster, node, tunnel) < before + u64::from(COUNT) {
                 wrong.push(format!("node {node} has not sent by it"));
             }
         }
-        wrong.extend(wrapped(&cluster, tunnel, false));
+        wrong.extend(wrapped(cluster, tunnel, false));
         assert!(wrong.is_empty(), "{tunnel:?}:\n{}", wrong.join("\n"));
-        tunnel.remove(&cluster);
+        tunnel.remove(cluster);
         eprintln!("judged what goes through {tunnel:?}");
     }
 }
@@ -264,8 +276,11 @@ fn counted(cluster: &LiveCluster) -> Vec<String> {
     let mut expected: BTreeMap<String, u32> = BTreeMap::new();
     for (at, (server, _)) in (0_u8..).zip(&servers) {
         for v4 in [true, false] {
-            let vip: IpAddr =
-                if v4 { [10, 0, 11, at].into() } else { [0xfd00, 0x10, 0x96, 0, 0, 0, 0xb, u16::from(at)].into() };
+            let vip: IpAddr = if v4 {
+                [10, 0, 11, at].into()
+            } else {
+                [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xb00 + u16::from(at)].into()
+            };
             for to in [(address(cluster.pod(server), v4), SILENT), (vip, SILENT + 1)] {
                 let payload = format!("{server} at {} {}", to.0, to.1);
                 let any: IpAddr = if v4 { [0; 4].into() } else { [0; 16].into() };
@@ -287,7 +302,7 @@ fn counted(cluster: &LiveCluster) -> Vec<String> {
         std::array::from_fn::<u32, 3, _>(|at| now[at] - before[at])
     };
     while difference().iter().zip(wanted).any(|(now, wanted)| *now < wanted) && Instant::now() < deadline {
-        std::thread::sleep(Duration::from_millis(20));
+        pause(Duration::from_millis(20));
     }
     let mut wrong = Vec::new();
     let counted = settled(&difference);
@@ -313,7 +328,7 @@ fn settled(counters: &dyn Fn() -> [u32; 3]) -> [u32; 3] {
     let mut last = counters();
     let deadline = Instant::now() + PATIENCE;
     loop {
-        std::thread::sleep(Duration::from_millis(300));
+        pause(Duration::from_millis(300));
         let now = counters();
         if now == last || Instant::now() >= deadline {
             return now;

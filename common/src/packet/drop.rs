@@ -44,8 +44,15 @@ impl Drop {
     /// An ICMP error or redirect about no tracked flow.
     pub const UNRELATED: Self = Self(18);
 
+    /// A frame from another Ethernet address than the pod's, or ARP that speaks for another.
+    pub const SOURCE_MAC: Self = Self(19);
+
+    /// As [`Drop::POLICY`], of a packet from outside whose source is an address of this node: a client that the host has
+    /// masqueraded.
+    pub const MASQUERADED: Self = Self(20);
+
     /// Every reason, with its name in metrics.
-    pub const ALL: [(Self, &'static str); 18] = [
+    pub const ALL: [(Self, &'static str); 20] = [
         (Self::POLICY, "policy"),
         (Self::UNKNOWN_ENDPOINT, "unknown_endpoint"),
         (Self::MALFORMED, "malformed"),
@@ -64,6 +71,8 @@ impl Drop {
         (Self::TINY, "tiny_fragment"),
         (Self::SOURCE_ROUTE, "source_route"),
         (Self::UNRELATED, "unrelated_error"),
+        (Self::SOURCE_MAC, "source_mac"),
+        (Self::MASQUERADED, "masqueraded_client"),
     ];
 }
 

@@ -19,9 +19,9 @@ const CONTAINER: &str = "agent";
 const PATIENCE: &str = "--timeout=180s";
 
 /// Builds the agent into an image in the target directory.
-pub(super) fn build_image() -> Result<PathBuf> {
+pub(super) fn build_image(profile: Profile) -> Result<PathBuf> {
     let architecture = Architecture::own();
-    let program = image::build_agent(architecture, Profile::Release)?;
+    let program = image::build_agent(architecture, profile)?;
     let archive = Metadata::read()?.target_directory()?.join("portcullis-image.tar");
     image::write(&program, image::TAG, architecture, &archive)?;
     Ok(archive)

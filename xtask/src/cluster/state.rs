@@ -22,6 +22,8 @@ pub(super) const HOST_LINK: &str = "pcl-host";
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub(super) struct State {
     pub(super) plan: Plan,
+    /// Whether it has come up whole; else `up` was interrupted, or has failed.
+    pub(super) is_whole: bool,
     /// The folder of Kubernetes' programs.
     pub(super) binaries: PathBuf,
     /// Folders of cgroups that were made, parents first.
@@ -89,9 +91,9 @@ impl State {
         self.processes.get(&machine.name()).copied().filter(|process| process.is_alive())
     }
 
-    /// Whether every machine's first process is there.
+    /// Whether it has come up, and every machine's first process is there.
     pub(super) fn is_up(&self) -> bool {
-        self.plan.machines().all(|machine| self.process(machine).is_some())
+        self.is_whole && self.plan.machines().all(|machine| self.process(machine).is_some())
     }
 }
 
@@ -136,6 +138,7 @@ mod tests {
     fn what_is_written_can_be_read() {
         let state = State {
             plan: Plan { nodes: 2, cni: Cni::Bridge, proxy: Proxy::Nftables },
+            is_whole: true,
             binaries: "/b".into(),
             cgroups: vec!["/c".into()],
             folders: vec!["/f".into()],

@@ -4,6 +4,7 @@
 //! and asks programs in pods.
 
 mod agents;
+mod examples;
 mod failures;
 mod policy;
 mod probes;
@@ -37,7 +38,7 @@ const fn trial(name: &'static str, run: fn(&Stand) -> Result<()>) -> Trial {
 }
 
 /// In this order: what the rest stands on comes first, and what ends enforcement last.
-const TRIALS: [Trial; 8] = [
+const TRIALS: [Trial; 9] = [
     trial("policy", policy::allows_and_denies),
     trial("counters", policy::counters_add_up),
     trial("recreated", restarts::recreated_pods_are_enforced_from_their_first_packet),
@@ -45,6 +46,7 @@ const TRIALS: [Trial; 8] = [
     trial("force-deleted", restarts::force_deleted_pods_stay_enforced),
     trial("killed", failures::killed_processes_change_nothing),
     trial("upgrade", upgrade::image_changes_without_a_gap),
+    trial("examples", examples::do_as_they_say),
     trial("uninstall", removal::nodes_are_left_clean),
 ];
 

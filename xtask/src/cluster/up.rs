@@ -74,6 +74,8 @@ pub(super) fn up(plan: Plan, parts: &Parts<'_>) -> Result<(State, Kubectl)> {
     }
     said("nodes ready");
     wait(&state, "the default service account", || kubectl.output(&["get", "serviceaccount", "default"]).map(drop))?;
+    state.is_whole = true;
+    state.write()?;
     Ok((state, kubectl))
 }
 
@@ -90,6 +92,7 @@ fn prepare(plan: Plan, binaries: &Path) -> Result<State> {
     }
     let mut state = State {
         plan,
+        is_whole: false,
         binaries: binaries.to_owned(),
         cgroups: folders.clone(),
         processes: BTreeMap::new(),

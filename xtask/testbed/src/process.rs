@@ -13,7 +13,7 @@ use nix::sys::signal::Signal;
 use crate::{Host, Namespace, lock};
 
 /// Between two attempts to reach a server that is starting.
-const RETRY: Duration = Duration::from_millis(10);
+const RETRY: Duration = Duration::from_millis(30);
 
 /// A running program; it is killed and waited for when the last handle or the testbed goes, and the kernel kills it
 /// when this process ends.

@@ -35,6 +35,9 @@ struct SideAnswer {
     policies: Vec<PolicyAnswer>,
     /// Policies that select the pod and do not govern the direction.
     other_policies: Vec<String>,
+    /// What is decided of clients from outside that the node whose address the peer has, has masqueraded.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    masqueraded_clients: Option<Side>,
     notes: Vec<String>,
 }
 
@@ -83,6 +86,7 @@ fn side(judged: &Judged<'_>) -> SideAnswer {
         side: Side::of(judged.decision()),
         policies: reports.iter().map(|report| policy(report, judged)).collect(),
         other_policies: silent.iter().map(policy_name).collect(),
+        masqueraded_clients: judged.masqueraded.as_ref().map(Side::of),
         notes: judged.notes.clone(),
     }
 }

@@ -230,3 +230,21 @@ fn namespaces_by_name() {
     assert!(told.contains("      from: pods with app=web in namespace y or z\n"), "{told}");
     assert!(told.contains("      - pod x/b is in namespace x, not in y or z\n"), "{told}");
 }
+
+#[test]
+fn clients_that_the_node_masqueraded_are_named() {
+    let cluster = dgraph();
+    let answer = |from| ask(&cluster, from, "dgraph/alpha", Asked::Traffic(tcp(8080)), ExplainOutput::Json);
+    let ingress = |from| {
+        let report: serde_json::Value = serde_json::from_str(&answer(from).expect("an answer")).expect("JSON");
+        report["answers"][0]["ingress"].clone()
+    };
+    let node = ingress("192.0.2.1");
+    assert_eq!(node["verdict"], "allow", "processes of the node");
+    let masqueraded = &node["masqueraded_clients"];
+    assert_eq!(masqueraded["verdict"], "deny", "{node}");
+    assert_eq!(masqueraded["reason"], "isolation", "{node}");
+    let note = node["notes"][0].as_str().expect("a note");
+    assert!(note.contains("masqueraded_client") && note.contains("--masqueraded-clients"), "{note}");
+    assert!(ingress("203.0.113.1").get("masqueraded_clients").is_none(), "no node's address");
+}

@@ -171,7 +171,8 @@ fn a_service_has_its_addresses_and_ports() {
                 {"name": "d", "port": 83, "targetPort": 0, "nodePort": 0},
             ],
         },
-        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}, {"hostname": "lb"}, {"ip": "192.0.2.9"}]}},
+        "status": {"loadBalancer": {"ingress": [{"ip": "192.0.2.8"}, {"hostname": "lb"}, {"ip": "192.0.2.9", "ipMode": "VIP"},
+            {"ip": "192.0.2.10", "ipMode": "Proxy"}]}},
     });
     let converted = service(&parse(object)).expect("valid").value;
     assert_eq!(converted.cluster_ips, addresses(&["10.1.0.1", "fd00::1"]));

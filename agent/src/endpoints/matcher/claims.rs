@@ -4,7 +4,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use super::super::links::{Link, LinkKind, Snapshot};
-use super::super::pods::{PodId, PodIndex};
+use super::super::pods::{PodId, PodIndex, is_azure_veth_name};
 use super::Evidence;
 
 /// A veth that may be one of some pods.
@@ -15,6 +15,8 @@ pub(super) struct Claim {
     pub(super) evidence: Evidence,
     /// In order and never empty.
     pub(super) pods: BTreeSet<PodId>,
+    /// The addresses that speak for them; empty where the name does.
+    pub(super) addresses: BTreeSet<IpAddr>,
     /// Whether the claim rests on an address that was the first seen inside the namespace, or does not rest on one.
     first: bool,
 }
@@ -30,30 +32,33 @@ impl Claim {
         if !is_candidate(link) {
             return None;
         }
-        let claim = |evidence, pods: BTreeSet<PodId>, first| Self {
+        let claim = |evidence, pods: BTreeSet<PodId>, addresses: BTreeSet<IpAddr>, first| Self {
             ifindex: link.ifindex,
             incarnation: link.incarnation,
             evidence,
             pods,
+            addresses,
             first,
         };
         let named: BTreeSet<PodId> = pods.with_veth_name(&link.name).cloned().collect();
         if !named.is_empty() {
-            return Some(claim(Evidence::Name, named, true));
+            return Some(claim(Evidence::Name, named, BTreeSet::new(), true));
         }
+        if is_azure_veth_name(&link.name) {
+            // Some pod's that is not known yet: none of those that are, whoever had its address before.
+            return None;
+        }
+        let is_pods = |address: &IpAddr| pods.with_address(*address).next().is_some();
         let routes = snapshot.host_routes.get(&link.ifindex).into_iter().flatten();
-        if let Some(routed) = routed_pods(routes.copied(), pods) {
-            return Some(claim(Evidence::HostRoute, routed, true));
+        if let Some(routed) = routed_pods(routes.clone().copied(), pods) {
+            let addresses = routes.copied().filter(is_pods).collect();
+            return Some(claim(Evidence::HostRoute, routed, addresses, true));
         }
-        let mut inner = BTreeSet::new();
-        let mut first = false;
-        for address in link.pod_addresses() {
-            for pod in pods.with_address(address) {
-                first |= first_seen.is_some_and(|seen| seen.contains(&address));
-                inner.insert(pod.clone());
-            }
-        }
-        (!inner.is_empty()).then(|| claim(Evidence::InnerAddress, inner, first))
+        let addresses: BTreeSet<IpAddr> = link.pod_addresses().filter(is_pods).collect();
+        let first = addresses.iter().any(|address| first_seen.is_some_and(|seen| seen.contains(address)));
+        let inner: BTreeSet<PodId> =
+            addresses.iter().flat_map(|address| pods.with_address(*address)).cloned().collect();
+        (!inner.is_empty()).then(|| claim(Evidence::InnerAddress, inner, addresses, first))
     }
 
     /// Smaller is stronger.

@@ -23,7 +23,10 @@ impl Matcher {
                     Role::Endpoint(matched.pod.clone())
                 }
                 (None, Some(claim)) => self.unmet(link, claim, &holders, &mut reports),
-                (None, None) if self.is_pending(link) => Role::Pending,
+                (None, None) if self.is_pending(link) => {
+                    self.report_unknown_name(link, &mut reports);
+                    Role::Pending
+                }
                 (None, None) if self.leads_to_pod(link, &mut reports) => Role::Exit,
                 (None, None) if is_exit(link, &self.snapshot, self.config.uplinks.as_ref()) => Role::Exit,
                 (None, None) => Role::None,
@@ -88,6 +91,13 @@ impl Matcher {
         is_azure_veth_name(&link.name)
             || link.pod_addresses().any(|address| in_ranges(&address))
             || self.snapshot.host_routes.get(&link.ifindex).is_some_and(|routes| routes.iter().any(in_ranges))
+    }
+
+    fn report_unknown_name(&self, link: &Link, reports: &mut Vec<Report>) {
+        let owner = link.pod_addresses().find_map(|address| self.pods.with_address(address).next());
+        if let Some(pod) = owner.filter(|_| is_azure_veth_name(&link.name)).cloned() {
+            reports.push(Report::NamedForUnknown { ifindex: link.ifindex, name: link.name.clone(), pod });
+        }
     }
 
     /// A veth into the namespace of a pod that has another: a network of its own, which the pod's policies do not know.

@@ -155,6 +155,46 @@ fn an_ending_pod_and_its_successor_may_share_an_address() {
 }
 
 #[test]
+fn a_veth_that_is_quicker_than_its_pods_object_is_that_pods_when_it_comes() {
+    let anew = PodId { uid: "another".into(), ..id("old") };
+    let anew = LocalPod { id: anew, addresses: vec![ip("10.1.0.1")] };
+    let named = azure_veth_name("default", "old");
+    type Step = fn(&mut Host, &mut Matcher);
+    let nothing: Step = |_, _| ();
+    let deleted: Step = |_, m| m.delete_pod(&id("old"));
+    let later: Step = |host, m| m.links(host.inner(6, &["10.1.0.1", "10.1.0.2"]).now());
+    let elsewhere: Step = |host, m| m.links(host.veth(7, "veth7", &["10.1.0.1"]).now());
+    for (what, veth, inner, step, new, becomes) in [
+        ("by the first address inside", "veth6", "10.1.0.1", nothing, pod("new", &["10.1.0.1"]), true),
+        ("the object before it is gone", "veth6", "10.1.0.1", deleted, pod("new", &["10.1.0.1"]), true),
+        ("by its name, a pod created anew", &*named, "10.1.0.1", deleted, anew.clone(), true),
+        ("by its name, the object before it still there", &named, "10.1.0.1", nothing, anew, true),
+        ("by an address that was added inside", "veth6", "10.1.0.1", later, pod("new", &["10.1.0.2"]), false),
+        ("its name is that of the pod before", &named, "10.1.0.1", nothing, pod("new", &["10.1.0.1"]), false),
+        ("another address", "veth6", "10.1.0.1", deleted, pod("new", &["10.1.0.3"]), false),
+        ("another veth has come", "veth6", "10.1.0.1", elsewhere, pod("new", &["10.1.0.1"]), false),
+    ] {
+        let mut host = Host::default();
+        let mut matcher = matcher();
+        matcher.pods([pod("old", &["10.1.0.1"])]);
+        matcher.links(host.veth(5, "veth5", &["10.1.0.1"]).now());
+        matcher.links(host.remove(5).veth(6, veth, &[inner]).now());
+        expect(&matcher, 6, &endpoint("old"), what);
+        step(&mut host, &mut matcher);
+        expect(&matcher, 6, &endpoint("old"), what);
+        matcher.apply_pod(new.clone());
+        let expected = if becomes { Role::Endpoint(new.id.clone()) } else { endpoint("old") };
+        expect(&matcher, 6, &expected, what);
+        // And stays it.
+        matcher.delete_pod(&new.id);
+        matcher.apply_pod(pod("third", &["10.1.0.1"]));
+        if becomes {
+            expect(&matcher, 6, &expected, what);
+        }
+    }
+}
+
+#[test]
 fn finished_pods_and_pods_on_the_hosts_network_are_no_endpoints() {
     let model = |host_network, finished| crate::model::Pod {
         key: PodKey::new("default", "a"),
@@ -169,4 +209,86 @@ fn finished_pods_and_pods_on_the_hosts_network_are_no_endpoints() {
     assert_eq!(LocalPod::of(&model(false, false)), Some(pod("a", &["10.1.0.1"])));
     assert_eq!(LocalPod::of(&model(true, false)), None, "on the host's network");
     assert_eq!(LocalPod::of(&model(false, true)), None, "finished");
+}
+
+#[test]
+fn the_address_of_a_pod_that_has_ended_is_no_evidence_against_a_name() {
+    let (old, new) = (azure_veth_name("default", "old"), azure_veth_name("default", "new"));
+    let mut host = Host::default();
+    let mut matcher = matcher();
+    matcher.pods([pod("old", &["10.1.0.1"])]);
+    matcher.links(host.veth(5, &old, &["10.1.0.1"]).now());
+    expect(&matcher, 5, &endpoint("old"), "its own veth");
+    // Its sandbox ends, and the next pod gets its address before the API says anything of either.
+    matcher.links(host.remove(5).veth(6, &new, &["10.1.0.1"]).route(6, &["10.1.0.1"]).now());
+    expect(&matcher, 6, &Role::Pending, "named for a pod that is not known");
+    let [report] = matcher.reports() else { panic!("one report: {:?}", matcher.reports()) };
+    assert!(report.to_string().contains("default/old"), "{report}");
+    matcher.apply_pod(pod("new", &[]));
+    expect(&matcher, 6, &endpoint("new"), "known, though its address is not");
+    matcher.apply_pod(pod("new", &["10.1.0.1"]));
+    matcher.delete_pod(&id("old"));
+    expect(&matcher, 6, &endpoint("new"), "for good");
+}
+
+#[test]
+fn an_address_that_a_pod_had_before_gives_it_a_second_veth_only_when_no_other_pod_can_have_it() {
+    // Whether the host routes the address, what the other pod says at last, whose the veth is then, and why.
+    let rows: &[(bool, Addresses, &str, &str)] = &[
+        (false, &["10.1.0.1"], "new", "it is the other's address now"),
+        (true, &["10.1.0.1"], "new", "likewise, by the host's route"),
+        (false, &["10.1.0.7"], "old", "the other has one of its own"),
+        (true, &["10.1.0.7"], "old", "likewise, by the host's route"),
+    ];
+    for (routed, addresses, owner, why) in rows {
+        let mut host = Host::default();
+        let mut matcher = matcher();
+        matcher.pods([pod("old", &["10.1.0.1"]), pod("new", &[])]);
+        matcher.links(host.veth(5, "veth5", &["10.1.0.1"]).now());
+        expect(&matcher, 5, &endpoint("old"), "a first veth waits for nobody");
+        host.remove(5).veth(6, "veth6", &["10.1.0.1"]);
+        if *routed {
+            host.route(6, &["10.1.0.1"]);
+        }
+        matcher.links(host.now());
+        expect(&matcher, 6, &Role::Pending, why);
+        assert!(
+            matches!(matcher.reports(), [Report::Ambiguous { pods, .. }] if pods.len() == 2),
+            "{:?}",
+            matcher.reports()
+        );
+        matcher.apply_pod(pod("new", addresses));
+        expect(&matcher, 6, &endpoint(owner), why);
+    }
+    // An address that is news of the pod is proof enough.
+    let mut host = Host::default();
+    let mut matcher = matcher();
+    matcher.pods([pod("old", &["10.1.0.1"]), pod("new", &[])]);
+    matcher.links(host.veth(5, "veth5", &["10.1.0.1"]).now());
+    matcher.links(host.remove(5).veth(6, "veth6", &["10.1.0.8"]).now());
+    matcher.apply_pod(pod("old", &["10.1.0.8"]));
+    expect(&matcher, 6, &endpoint("old"), "its sandbox was made anew, with another address");
+}
+
+#[test]
+fn finished_pods_claim_nothing() {
+    let finished = |finished| crate::model::Pod {
+        key: PodKey::new("default", "old"),
+        uid: "uid-old".into(),
+        labels: crate::model::Labels::default(),
+        addresses: vec![ip("10.1.0.1")],
+        node: None,
+        host_network: false,
+        finished,
+        ports: Vec::new(),
+    };
+    for (is_finished, owner) in [(true, "new"), (false, "old")] {
+        let mut host = Host::default();
+        let mut matcher = matcher();
+        let old = LocalPod::of(&finished(is_finished));
+        let new = pod("new", if is_finished { &["10.1.0.1"] } else { &["10.1.0.2"] });
+        matcher.pods(old.into_iter().chain([new]));
+        matcher.links(host.veth(5, "veth5", &["10.1.0.1"]).now());
+        expect(&matcher, 5, &endpoint(owner), if is_finished { "a finished pod" } else { "one that runs" });
+    }
 }

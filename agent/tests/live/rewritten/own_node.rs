@@ -62,9 +62,7 @@ fn rows(ground: &Ground) -> Vec<Row<Expected>> {
         let port = ground.front("only-node").node_port();
         add("its node's port of a process there", &client, (to, port), Some(0), "node0", node);
         let port = ground.front("all-good").node_port();
-        if !ground.bridged_past_the_node(true) {
-            add("its node's port of a pod", &client, (to, port), Some(1), "y/far", pods);
-        }
+        add("its node's port of a pod", &client, (to, port), Some(1), "y/far", pods);
     }
     for to in ground.node_addresses(1) {
         add("another node", &client, (to, TARGET), None, "node1", everything);

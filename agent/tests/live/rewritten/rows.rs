@@ -1,7 +1,7 @@
 //! Questions, and how their answers are judged.
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU16, Ordering};
+use std::sync::atomic::{AtomicU16, AtomicUsize, Ordering};
 use std::time::Duration;
 
 use portcullis_testbed::{Host, Outcome, Probe, Protocol, pinned_source_ports, probe_all};
@@ -10,6 +10,10 @@ use portcullis_testbed::{Host, Outcome, Probe, Protocol, pinned_source_ports, pr
 const FIRST_TIMEOUT: Duration = Duration::from_millis(300);
 /// Long enough for an answer on a busy machine.
 const SECOND_TIMEOUT: Duration = Duration::from_millis(2000);
+
+/// One row of so many is asked where everything is emulated, another each time, and then with more patience.
+const SAMPLE: usize = 6;
+const EMULATED_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// The answer of a Service without backends.
 pub(super) const REFUSED: &str = "(refused)";
@@ -69,10 +73,17 @@ fn ask(probes: &[Probe]) -> Vec<Outcome> {
 
 /// Asks all, those that were not answered once more with more patience, and describes every row that is wrong.
 pub(super) fn judge<K>(context: &str, rows: &[Row<K>], allowed: impl Fn(&K) -> bool) -> Vec<String> {
+    static TURN: AtomicUsize = AtomicUsize::new(0);
+    let (mut rows, mut patience) = (rows.iter().collect::<Vec<_>>(), SECOND_TIMEOUT);
+    if std::env::var_os("PORTCULLIS_GUEST").is_some() {
+        let first = TURN.fetch_add(1, Ordering::Relaxed) % SAMPLE;
+        rows = rows.into_iter().skip(first).step_by(SAMPLE).collect();
+        patience = EMULATED_TIMEOUT;
+    }
     let mut outcomes = ask(&rows.iter().map(|row| row.probe(FIRST_TIMEOUT)).collect::<Vec<_>>());
     let late: Vec<usize> =
         (0..rows.len()).filter(|&at| allowed(&rows[at].key) && !rows[at].is_answered_by(&outcomes[at])).collect();
-    let again = ask(&late.iter().map(|&at| rows[at].probe(SECOND_TIMEOUT)).collect::<Vec<_>>());
+    let again = ask(&late.iter().map(|&at| rows[at].probe(patience)).collect::<Vec<_>>());
     for (at, outcome) in late.into_iter().zip(again) {
         outcomes[at] = outcome;
     }

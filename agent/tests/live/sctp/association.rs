@@ -159,6 +159,13 @@ impl Association {
     }
 }
 
+impl Drop for Association {
+    /// At once, by an ABORT: what is denied would be sent again for minutes.
+    fn drop(&mut self) {
+        let _ = setsockopt(&self.0, sockopt::Linger, &libc::linger { l_onoff: 1, l_linger: 0 });
+    }
+}
+
 /// Servers of a pod, which answer each message on the stream that it came by. They end when this is dropped.
 pub(super) struct Echo {
     ends: Arc<AtomicBool>,

@@ -11,8 +11,8 @@ use walkdir::{DirEntry, WalkDir};
 
 use super::super::images::base;
 use super::PROGRAM;
-use crate::image::Architecture;
 use crate::image::archive::{self, Image, Tree};
+use crate::image::{Architecture, copy_libraries};
 use crate::{demo, process, workspace};
 
 const DGRAPH: &str = "dgraph/dgraph:v25.0.0";
@@ -70,11 +70,7 @@ fn client(python: &Path) -> Result<Tree> {
     linked.extend(copy_folder(&mut tree, &library, &library.to_string_lossy(), &LEFT_OUT)?);
     linked.extend(copy_folder(&mut tree, &packages, PACKAGES, &LEFT_OUT[..1])?);
     for file in &linked {
-        // It fails for what is linked with nothing.
-        let Ok(listed) = process::output_of(Command::new("ldd").arg(file)) else { continue };
-        for needed in listed.split_whitespace().filter(|word| word.starts_with('/')) {
-            tree.copy(needed, 0o755, Path::new(needed))?;
-        }
+        copy_libraries(&mut tree, file)?;
     }
     // A name in the PATH that also says where the packages are.
     let program = program.display();
