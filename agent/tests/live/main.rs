@@ -11,6 +11,7 @@
 
 mod addresses;
 mod agent;
+mod asking;
 mod attacks;
 mod audit;
 mod cluster;
