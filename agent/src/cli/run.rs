@@ -97,9 +97,9 @@ pub struct RunArgs {
     /// policy judges the node's address still, since there the kernel lets anybody send with that as source.
     #[arg(long, value_enum, default_value_t)]
     pub masqueraded_clients: MasqueradedClients,
-    /// What becomes of established flows when policy changes: they are judged again, and end where it denies them now, or are
-    /// kept as they were let through until they end by themselves. A flow that was open before Portcullis saw it is judged
-    /// once either way. Packets of kept flows are counted for no rule.
+    /// What becomes of established connections (TCP, SCTP) when policy changes: they are judged again, and end where it denies
+    /// them now, or are kept as they were let through until they end by themselves. One that was open before Portcullis saw
+    /// it is judged once either way, and so are all when an agent starts. Packets of kept ones are counted for no rule.
     #[arg(long, value_enum, default_value_t)]
     pub established: Established,
     /// What pods may send to the addresses of their own node. Kubernetes NetworkPolicy allows all of it; with `policy` it is
