@@ -42,3 +42,4 @@ mod suite;
 mod table;
 mod uninstall;
 mod untracked;
+mod uplinks;
