@@ -47,3 +47,4 @@ mod together;
 mod tunnels;
 mod uninstall;
 mod untracked;
+mod uplinks;
