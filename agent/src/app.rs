@@ -149,7 +149,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut filters = netlink::watch_filters()?;
     // Until everything that is there has been read, nothing is known to be missing: what an agent before has left in force
     // stays, and no other pod is closed or opened.
-    let read = 'reading: loop {
+    loop {
         ready.send_replace(agent.readiness());
         beat.send_replace(Instant::now());
         tokio::select! {
@@ -158,7 +158,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
                 let complete = news.complete;
                 agent.take(news);
                 if complete {
-                    break 'reading true;
+                    break;
                 }
             }
             Some(question) = asked.recv() => agent.answer(question),
