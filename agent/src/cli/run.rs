@@ -36,9 +36,9 @@ pub struct RunArgs {
     /// The context in the kubeconfig. Default: its current one.
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// This node, as the cluster knows it: only pods whose spec.nodeName is this are its own (of manifests also those that
-    /// have none). Without it NODE_NAME tells, which a DaemonSet sets from spec.nodeName; of manifests all pods are its own
-    /// if neither does.
+    /// This node, as the cluster knows it: only pods whose spec.nodeName is this are its own (of manifests also those
+    /// that have none). Without it NODE_NAME tells it to the agent of a cluster, as a DaemonSet sets that from
+    /// spec.nodeName; of manifests all pods are its own then.
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Whether the taint portcullis.io/agent-not-ready is taken from this node once everything that the cluster wants is
