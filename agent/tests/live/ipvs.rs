@@ -33,7 +33,7 @@ fn wanted() -> bool {
 
 fn vips(service: usize) -> [IpAddr; 2] {
     let at = u8::try_from(service).unwrap();
-    [[10, 0, 9, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 9, at.into()].into()]
+    [[10, 0, 9, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x900 + u16::from(at)].into()]
 }
 
 fn backends(cluster: &LiveCluster, service: usize) -> Vec<&Pod> {

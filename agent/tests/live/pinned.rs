@@ -32,7 +32,7 @@ fn frames_from_another_ethernet_address_are_dropped() {
         }
         if shape == Shape::Bridged {
             for (told, passes) in [([0x02, 0xcd, 0, 0, 0, 1], false), (own, true)] {
-                let (sender, target) = ((told, a.v4().unwrap().into()), (to, b.v4().unwrap()));
+                let (sender, target) = ((told, a.v4().unwrap().into()), (to, b.v4().unwrap().into()));
                 let frame = frames::arp(Hop { from: own, to }, 2, sender, target);
                 // Behind the header: the sender's address of either kind, as nothing else on the link has them together.
                 let mark = [&told[..], &a.v4().unwrap().octets()].concat();

@@ -97,9 +97,9 @@ fn policies(port: u16) -> Vec<Value> {
 
 fn ways(cluster: &LiveCluster) -> Vec<Way> {
     let (mut ways, mut services) = (Vec::new(), Vec::new());
-    for (at, server) in (0..).zip(["x/b", "y/b"]) {
+    for (at, server) in (0_u8..).zip(["x/b", "y/b"]) {
         let pod = cluster.pod(server);
-        let vips: [IpAddr; 2] = [[10, 0, 7, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 7, at.into()].into()];
+        let vips: [IpAddr; 2] = [[10, 0, 7, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0x700 + u16::from(at)].into()];
         for (port, front) in PORTS.into_iter().zip([FRONT, FRONT + 1]) {
             let service = Service::new(&format!("x/sctp-{at}-{port}")).port(Protocol::Sctp, front);
             services.push((vips.into_iter().fold(service, Service::vip), port, vec![pod]));

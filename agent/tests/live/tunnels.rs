@@ -182,8 +182,9 @@ fn what_goes_through_a_tunnel_is_judged_once_and_pods_have_none_of_their_own() {
 /// Finds out which tunnels there are. What pods wrap does arrive where nobody enforces, and everybody reaches everybody.
 pub(crate) fn before_agents(cluster: &LiveCluster) -> Vec<Tunnel> {
     let tunnels: Vec<Tunnel> = Tunnel::ALL.into_iter().filter(|tunnel| tunnel.is_there()).collect();
-    let silent = (0..).zip(["y/b", "y/c"]).map(|(at, server)| {
-        let vips: [IpAddr; 2] = [[10, 0, 11, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0xb, at.into()].into()];
+    let silent = (0_u8..).zip(["y/b", "y/c"]).map(|(at, server)| {
+        let vips: [IpAddr; 2] =
+            [[10, 0, 11, at].into(), [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xb00 + u16::from(at)].into()];
         let service = Service::new(&format!("x/silent-{at}")).port(Protocol::Udp, SILENT + 1);
         (vips.into_iter().fold(service, Service::vip), SILENT, vec![cluster.pod(server)])
     });
@@ -275,8 +276,11 @@ fn counted(cluster: &LiveCluster) -> Vec<String> {
     let mut expected: BTreeMap<String, u32> = BTreeMap::new();
     for (at, (server, _)) in (0_u8..).zip(&servers) {
         for v4 in [true, false] {
-            let vip: IpAddr =
-                if v4 { [10, 0, 11, at].into() } else { [0xfd00, 0x10, 0x96, 0, 0, 0, 0xb, u16::from(at)].into() };
+            let vip: IpAddr = if v4 {
+                [10, 0, 11, at].into()
+            } else {
+                [0xfd00, 0x10, 0x96, 0, 0, 0, 0, 0xb00 + u16::from(at)].into()
+            };
             for to in [(address(cluster.pod(server), v4), SILENT), (vip, SILENT + 1)] {
                 let payload = format!("{server} at {} {}", to.0, to.1);
                 let any: IpAddr = if v4 { [0; 4].into() } else { [0; 16].into() };
