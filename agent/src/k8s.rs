@@ -86,7 +86,8 @@ pub enum Error {
     },
     /// Some nodes are not clean.
     #[error(
-        "{clean} of {nodes} nodes were clean after {seconds} s; `kubectl --namespace {} get pods --output wide` shows the          others. They go on when they can: what uninstalls stays in place of the agents",
+        "{clean} of {nodes} nodes were clean after {seconds} s; `kubectl --namespace {} get pods --output wide` shows the \
+         others. They go on when they can: what uninstalls stays in place of the agents",
         name.namespace
     )]
     NotClean {
