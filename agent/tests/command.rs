@@ -1,5 +1,7 @@
 //! The `portcullis` command as it is called: names, exit codes and what goes where.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 use std::path::Path;
 use std::process::{Command, Output};
 

@@ -6,6 +6,8 @@
 //! part, the last one wins: `deny NAMESPACE/POD -> NAMESPACE/* : 80/TCP`, where `*` stands for all pods, no port for all
 //! ports, and an address for a host outside the cluster. Pods' ways to themselves are not asked about.
 
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, reason = "tests")]
+
 use std::collections::{BTreeMap, BTreeSet};
 use std::fs;
 use std::path::{Path, PathBuf};

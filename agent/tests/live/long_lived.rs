@@ -195,7 +195,8 @@ fn flows_survive_changes_of_labels_and_rules_that_still_allow_them() {
         };
         let addresses =
             [by_address("x", "a", "Egress"), by_address("y", "b", "Ingress"), by_address("z", "b", "Ingress")];
-        let steps: [(&str, &[(&str, &str)], &[(&str, &str)], Vec<Value>); 7] = [
+        type Labels<'a> = &'a [(&'a str, &'a str)];
+        let steps: [(&str, Labels<'_>, Labels<'_>, Vec<Value>); 7] = [
             ("isolated", &[], &[], all_allowed()),
             ("other labels of a server's namespace", &[("y", "tables")], &[], all_allowed()),
             ("other labels of the client's namespace", &[("x", "mobile"), ("y", "tables")], &[], all_allowed()),
