@@ -10,6 +10,7 @@
 )]
 
 mod addresses;
+mod adoption;
 mod agent;
 mod asking;
 mod attacks;
