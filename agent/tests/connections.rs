@@ -670,7 +670,7 @@ fn established_flows_are_kept_where_that_is_set() {
         let answer = world.judge(Hook::FromUplink, UPLINK, (PEER, 80), (POD, 4000), SYN_ACK, Stamp::NONE).unwrap();
         assert_eq!(answer.is_reply(), keep, "keep {keep}: the exit's word");
         let stamp = world.leave(service, ACK);
-        assert_eq!(stamp.is_ok(), true, "keep {keep}: it is for the exit to say");
+        assert!(stamp.is_ok(), "keep {keep}: it is for the exit to say");
         assert_eq!(exit(&world, stamp.unwrap(), ACK), expected, "keep {keep}: at the exit");
 
         // What the kernel's connection table has told has not been judged yet.

@@ -32,6 +32,9 @@ const SYSCTLS: [(&str, &str); 6] = [
     ("kernel/keys/root_maxbytes", "25000000"),
 ];
 
+/// Where kubelet finds pods that no API server knows.
+const STATIC_PODS: &str = "/var/lib/kubelet/manifests";
+
 /// The folder in which containerd looks for plugins of CNI.
 pub(super) fn plugins() -> PathBuf {
     Path::new(FOLDER).join("cni")
@@ -59,6 +62,8 @@ pub(super) fn prepare(state: &State, node: Node) -> Result<Vec<Service>> {
     for place in FOLDERS {
         bind_folder(&folder.join("root").join(place.trim_start_matches('/')), place)?;
     }
+    // Else kubelet complains of it every second.
+    fs::create_dir_all(STATIC_PODS)?;
     for (name, value) in SYSCTLS {
         let own = folder.join("sysctls").join(name);
         fs::create_dir_all(own.parent().unwrap_or(&folder))?;
@@ -145,7 +150,7 @@ fn kubelet() -> Value {
         "failCgroupV1": false,
         "cgroupDriver": "cgroupfs",
         "containerRuntimeEndpoint": "unix:///run/containerd/containerd.sock",
-        "staticPodPath": "/var/lib/kubelet/manifests",
+        "staticPodPath": STATIC_PODS,
         "authentication": {"anonymous": {"enabled": true}, "webhook": {"enabled": false}},
         "authorization": {"mode": "AlwaysAllow"},
         "resolvConf": "",
