@@ -145,8 +145,7 @@ pub(super) fn import(state: &State, images: &[PathBuf]) -> Result<()> {
             state.plan.nodes().map(|node| scope.spawn(move || import_on(state, node, images))).collect();
         nodes
             .into_iter()
-            .map(|node| node.join().unwrap_or_else(|_| Err(anyhow::anyhow!("importing images has panicked"))))
-            .collect()
+            .try_for_each(|node| node.join().unwrap_or_else(|_| Err(anyhow::anyhow!("importing images has panicked"))))
     })
 }
 

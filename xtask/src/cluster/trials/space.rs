@@ -154,7 +154,7 @@ impl<'a> Space<'a> {
             },
         }))?;
         let service = self.get(&["service", name])?;
-        addresses(&service, "/spec/clusterIPs", |address| Some(address)).map(|found| targets(found, 80))
+        addresses(&service, "/spec/clusterIPs", Some).map(|found| targets(found, 80))
     }
 
     /// The addresses of a pod, both families, at the port of its server.
