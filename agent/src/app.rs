@@ -1,11 +1,13 @@
 //! The running agent: events in, passes out.
 
 mod beside;
+mod questions;
 mod source;
 mod tally;
 
+pub use questions::{explain, log_level, matrix, status};
+
 use std::collections::BTreeMap;
-use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
 use source::{News, Origin};
@@ -15,18 +17,18 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::cli::run::{
-    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation, StatusArgs,
-    StatusOutput,
+    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation,
 };
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
+use crate::logging::Control;
 use crate::manifests::ManifestError;
 use crate::model::{Name, PolicyId};
+use crate::netlink;
 use crate::reconcile::{self, ReconcileError, Reconciler, Scope};
 use crate::server::{self, Readiness, Server, Views};
 use crate::state::image::Sizes;
 use crate::status::UpdateResult;
-use crate::{cli, netlink};
 
 /// Why the agent could not start, or had to end.
 #[derive(Debug, thiserror::Error)]
@@ -84,7 +86,7 @@ const BEAT_LIMIT: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// Something that the agent cannot do without is missing.
-pub async fn run(args: RunArgs) -> Result<(), AppError> {
+pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
     let mut terminate = signal(SignalKind::terminate()).map_err(AppError::Signals)?;
     let mut interrupt = signal(SignalKind::interrupt()).map_err(AppError::Signals)?;
     let node_name = source::node_of(&args)?;
@@ -130,7 +132,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let (questions, mut asked) = mpsc::channel(16);
     let (ready, readiness) = watch::channel(Readiness::NotReady("nothing has been read yet".into()));
     let (beat, beats) = watch::channel(Instant::now());
-    let views = Views { readiness, beat: beats, beat_limit: BEAT_LIMIT, answers: Desk(questions) };
+    let views = Views { readiness, beat: beats, beat_limit: BEAT_LIMIT, answers: Desk::new(questions, log) };
     let (stop, stopped) = oneshot::channel::<()>();
     let serving = tokio::spawn(server.run(views, async {
         // Whatever ends this side ends the other.
@@ -140,7 +142,7 @@ pub async fn run(args: RunArgs) -> Result<(), AppError> {
     let mut source = origin.follow(&args);
     let mut agent = Agent {
         reconciler: Reconciler::new(settings, dataplane, image),
-        tally: Tally::new(source.report()),
+        tally: Tally::new(source.name(&args), source.report(), args.max_policy_series as usize),
         report: source.report(),
         told: 0,
         unenforced: Default::default(),
@@ -304,6 +306,8 @@ impl Agent {
         }
         self.tally.manifest_errors += news.errors.len() as u64;
         self.tally.manifest_warnings += news.warnings.len() as u64;
+        self.tally.complete |= news.complete;
+        self.tally.unread = news.unread.anything.len() + news.unread.policies.len();
         let changed = self.reconciler.objects(news.changes);
         self.reconciler.unread(news.unread) || changed
     }
@@ -379,49 +383,12 @@ impl Agent {
         Wishes { enforced: *readiness == Readiness::Ready, unenforced: self.unenforced.1.clone() }
     }
 
-    fn answer(&self, question: Question) {
+    fn answer(&mut self, question: Question) {
         // Who asked may be gone; then nobody minds.
         match question {
             Question::Figures(to) => drop(to.send(self.tally.figures(&self.reconciler))),
             Question::Status(to) => drop(to.send(self.tally.status(&self.reconciler))),
+            Question::Cluster(to) => drop(to.send(self.tally.known(&self.reconciler))),
         }
     }
-}
-
-/// Answers `portcullis status`.
-#[must_use]
-pub fn status(args: &StatusArgs) -> ExitCode {
-    match try_status(args) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tracing::error!("{error}");
-            ExitCode::from(cli::FAILED)
-        }
-    }
-}
-
-fn try_status(args: &StatusArgs) -> Result<(), StatusError> {
-    dataplane::check_owner(&args.pin_dir)?;
-    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().map_err(StatusError::Output)?;
-    let status = runtime.block_on(server::fetch_status(&args.socket))?;
-    let mut out = std::io::stdout().lock();
-    let written = match args.output {
-        StatusOutput::Text => cli::write_text(&status, jiff::Timestamp::now(), &mut out),
-        StatusOutput::Json => cli::write_json(&status, &mut out),
-    };
-    match written {
-        Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => Ok(()),
-        other => other.map_err(StatusError::Output),
-    }
-}
-
-/// Why there is no status.
-#[derive(Debug, thiserror::Error)]
-enum StatusError {
-    #[error(transparent)]
-    Dataplane(#[from] DataplaneError),
-    #[error(transparent)]
-    Fetch(#[from] server::FetchError),
-    #[error("cannot write the answer: {0}")]
-    Output(std::io::Error),
 }

@@ -11,6 +11,7 @@ mod engine;
 mod explain;
 pub mod generate;
 mod matrix;
+mod question;
 pub mod run;
 mod settings;
 mod side;
@@ -22,13 +23,17 @@ use std::io::{self, BufWriter, Write};
 use std::net::IpAddr;
 use std::process::ExitCode;
 
-pub use arguments::{Asked, EngineName, ExplainArgs, ExplainOutput, MatrixArgs, MatrixOutput, PartyName};
+pub use arguments::{
+    Asked, EngineName, ExplainArgs, ExplainOutput, MatrixArgs, MatrixOutput, PartyName, Source, SourceArgs,
+};
 pub use engine::{Engine, EvaluatorEngine, TablesEngine};
+pub use question::{Question, told};
 pub use settings::{CONFIG, Effective, Environment, Origin, SettingsError};
-pub use status::{write_json, write_text};
+pub use status::{write_cluster, write_json, write_text};
 
 use crate::index::Cluster;
 use crate::model::{PodKey, ServiceKey};
+use crate::status::Told;
 
 /// Every object was understood and the question answered.
 pub const ANSWERED: u8 = 0;
@@ -44,7 +49,7 @@ pub enum CliError {
     #[error("cannot write the answer: {0}")]
     Output(#[from] io::Error),
     /// A pod is asked about that is not there.
-    #[error("there is no pod {pod} in the manifests; {hint}")]
+    #[error("there is no pod {pod} in the cluster; {hint}")]
     UnknownPod {
         /// The pod.
         pod: PodKey,
@@ -55,7 +60,7 @@ pub enum CliError {
     #[error("pod {0} has finished: it neither sends nor receives, and its address may be another pod's by now")]
     FinishedPod(PodKey),
     /// Neither side is a pod.
-    #[error("neither {from} nor {to} is a pod of the manifests: policy is about pods, so there is nothing to judge")]
+    #[error("neither {from} nor {to} is a pod of the cluster: policy is about pods, so there is nothing to judge")]
     NoPod {
         /// The source.
         from: String,
@@ -83,6 +88,23 @@ pub enum CliError {
         /// Where it may lead, in words.
         backends: String,
     },
+    /// A namespace without pods.
+    #[error("there is no pod in namespace {0}")]
+    NoPodsIn(String),
+    /// More than an agent should spend its memory on.
+    #[error(
+        "the answer would have {entries} entries, and an agent gives at most {most}: narrow it with --namespace or --port, \
+         or ask with --kubeconfig or --manifests, where this command itself does the work"
+    )]
+    TooLarge {
+        /// As many as it would have.
+        entries: u64,
+        /// As many as there may be.
+        most: u64,
+    },
+    /// Not what this program asks.
+    #[error("the question is not understood: {0}")]
+    Question(String),
     /// The tables could not be made.
     #[error(transparent)]
     Tables(#[from] crate::state::image::Full),
@@ -104,26 +126,29 @@ impl From<serde_json::Error> for CliError {
 /// `portcullis matrix`: who reaches whom.
 #[must_use]
 pub fn matrix(args: &MatrixArgs, cluster: &Cluster, refused: usize) -> ExitCode {
-    let cluster = &*seen(cluster, args.own_node);
-    match args.engine {
-        EngineName::Evaluator => matrix_by(args, cluster, refused, &EvaluatorEngine::new(cluster)),
-        EngineName::Tables => match TablesEngine::new(cluster) {
-            Ok(engine) => matrix_by(args, cluster, refused, &engine),
-            Err(full) => answer(refused, |_| Err(CliError::Tables(full))),
-        },
-    }
+    answer(refused, |out| question::write_matrix(args, &seen(cluster, args.own_node), u64::MAX, out))
 }
 
 /// `portcullis matrix`, answered by an engine that the caller made.
 #[must_use]
 pub fn matrix_by(args: &MatrixArgs, cluster: &Cluster, refused: usize, engine: &dyn Engine) -> ExitCode {
-    answer(refused, |out| matrix::write(args, cluster, engine, out))
+    answer(refused, |out| matrix::write(args, cluster, engine, u64::MAX, out))
 }
 
 /// `portcullis explain`: why a connection is allowed or denied.
 #[must_use]
 pub fn explain(args: &ExplainArgs, cluster: &Cluster, refused: usize) -> ExitCode {
-    answer(refused, |out| explain::write(args, &seen(cluster, args.own_node), out))
+    answer(refused, |out| explain::write(args, &seen(cluster, args.own_node), out).map(|()| Vec::new()))
+}
+
+/// An agent's answer to a question.
+#[must_use]
+pub fn repeat(told: &Told) -> ExitCode {
+    let refused = usize::try_from(told.refused).unwrap_or(usize::MAX);
+    answer(refused, |out| {
+        out.write_all(told.text.as_bytes())?;
+        Ok(told.notes.clone())
+    })
 }
 
 /// The cluster as agents of this setting see it.
@@ -135,9 +160,15 @@ fn seen(cluster: &Cluster, own_node: run::OwnNode) -> Cow<'_, Cluster> {
 }
 
 /// Writes an answer to stdout and tells how it went by the exit code.
-fn answer(refused: usize, write: impl FnOnce(&mut dyn Write) -> Result<(), CliError>) -> ExitCode {
+fn answer(refused: usize, write: impl FnOnce(&mut dyn Write) -> Result<Vec<String>, CliError>) -> ExitCode {
     let mut out = BufWriter::new(io::stdout().lock());
-    let written = write(&mut out).and_then(|()| Ok(out.flush()?));
+    let written = write(&mut out).and_then(|notes| {
+        out.flush()?;
+        for note in notes {
+            tracing::warn!("{note}");
+        }
+        Ok(())
+    });
     // What a failed write left in the buffer must not be tried again when it is dropped.
     let _parts = out.into_parts();
     ExitCode::from(exit_code(&written, refused))

@@ -7,6 +7,7 @@
 //! The watches are made from kube's client and its requests, not from `kube::runtime`: that hides bookmarks and whether a
 //! watch stands again, on which rests what the agent says of its own state, and it asks for whole, well-formed objects.
 
+mod agents;
 mod backoff;
 mod config;
 mod failure;
@@ -26,6 +27,7 @@ use std::path::PathBuf;
 
 use crate::model::Name;
 
+pub use agents::agents;
 pub use config::{Connection, Settings, connect};
 pub use feedback::{Feedback, Wishes};
 pub use follow::{Batch, PAUSE, Timing, follow};
@@ -84,7 +86,8 @@ pub enum Error {
     },
     /// Some nodes are not clean.
     #[error(
-        "{clean} of {nodes} nodes were clean after {seconds} s; `kubectl --namespace {} get pods --output wide` shows the          others. They go on when they can: what uninstalls stays in place of the agents",
+        "{clean} of {nodes} nodes were clean after {seconds} s; `kubectl --namespace {} get pods --output wide` shows the \
+         others. They go on when they can: what uninstalls stays in place of the agents",
         name.namespace
     )]
     NotClean {

@@ -1,15 +1,12 @@
 //! The `portcullis` command.
 
 use std::io::{self, Write};
-use std::path::Path;
 use std::process::ExitCode;
 
 use portcullis::cli::command_line::{self, Command, CommandLineError, Invocation};
 use portcullis::cli::run::{RunArgs, UninstallArgs};
 use portcullis::cli::{self, generate};
-use portcullis::index::Cluster;
 use portcullis::logging::{self, Control};
-use portcullis::manifests::{self, Severity};
 use portcullis::model::Name;
 use portcullis::{app, dataplane};
 
@@ -41,14 +38,9 @@ fn act(Invocation { cli, effective, warnings }: Invocation) -> ExitCode {
         Command::Run(args) => run(*args, log),
         Command::Status(args) => app::status(&args),
         Command::Uninstall(args) => uninstall(&args),
-        Command::Matrix(args) => match load(&args.manifests) {
-            Some((cluster, refused)) => cli::matrix(&args, &cluster, refused),
-            None => ExitCode::from(cli::FAILED),
-        },
-        Command::Explain(args) => match load(&args.manifests) {
-            Some((cluster, refused)) => cli::explain(&args, &cluster, refused),
-            None => ExitCode::from(cli::FAILED),
-        },
+        Command::Matrix(args) => app::matrix(&args),
+        Command::Explain(args) => app::explain(&args),
+        Command::LogLevel(args) => app::log_level(&args),
         Command::Completions(args) => print(|out| generate::write_completions(&args, out)),
         Command::Man(args) => print(|out| generate::write_manual(&args, out)),
     }
@@ -59,8 +51,7 @@ fn run(args: RunArgs, log: Control) -> ExitCode {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    drop(log);
-    match runtime.block_on(app::run(args)) {
+    match runtime.block_on(app::run(args, log)) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
     }
@@ -108,26 +99,6 @@ fn stay() -> ExitCode {
     match runtime.block_on(app::told_to_end()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => fail(&error),
-    }
-}
-
-/// What a folder holds, and how many of its objects were refused.
-fn load(folder: &Path) -> Option<(Cluster, usize)> {
-    match manifests::load(folder) {
-        Ok(loaded) => {
-            for problem in &loaded.problems {
-                match problem.severity {
-                    Severity::Error => tracing::error!("{problem}"),
-                    Severity::Warning => tracing::warn!("{problem}"),
-                }
-            }
-            let refused = loaded.problems.iter().filter(|problem| problem.severity == Severity::Error).count();
-            Some((loaded.cluster, refused))
-        }
-        Err(error) => {
-            tracing::error!("{error}");
-            None
-        }
     }
 }
 

@@ -15,9 +15,11 @@ use prometheus_client::metrics::histogram::Histogram;
 use crate::state::RuleIdentity;
 use crate::status::{EndpointState, Repair, SourceStatus, TableFill, UpdateResult};
 
+mod bound;
 mod families;
 mod series;
 
+pub use bound::{Bounded, OtherFigures, SeriesBound};
 pub use families::{CONTENT_TYPE, render};
 
 #[cfg(test)]
@@ -34,8 +36,8 @@ pub enum Error {
 /// Everything that is counted, at one moment.
 #[derive(Clone, Debug, Default)]
 pub struct Figures {
-    /// Packets and bytes that rules decided: one for every rule number in use. Numbers of one identity are added up.
-    pub rules: Vec<RuleFigures>,
+    /// Packets and bytes that rules decided.
+    pub rules: Bounded,
     /// What was counted beside rules, as the programs count it: the counter's number is that of a [`Drop`] or an
     /// [`Event`]. Missing numbers are 0.
     pub notes: BTreeMap<u32, u64>,

@@ -338,7 +338,9 @@ impl Reconciler {
             self.matcher.configure(endpoints::Config { pod_ranges, uplinks });
             let ours = self.cluster.pods.values().filter(|pod| match (node, &pod.node) {
                 (Some(node), Some(on)) => node == on.as_ref(),
-                _ => true,
+                // On no node yet: without an address it is nobody's here.
+                (Some(_), None) => !pod.addresses.is_empty(),
+                (None, _) => true,
             });
             let pods: Vec<_> = ours.filter_map(|pod| endpoints::LocalPod::of(pod)).collect();
             self.matcher.pods(pods);

@@ -6,6 +6,8 @@
 //! | TCP | `/healthz` | 200 while the main loop beats, else 503: restarting the agent may help |
 //! | TCP | `/readyz` | 200 while in sync, else 503 with the reason |
 //! | socket | `/status` | [`Status`] as JSON |
+//! | socket | `/cluster` | POST: a question about the cluster, answered by [`Told`] as JSON; 422 with the reason if there is none |
+//! | socket | `/log-level` | what is logged; PUT: log by this filter from now on |
 //!
 //! The server knows nothing of what it tells: it reads [`Views`], and asks [`Answers`] anew at each request. What is on
 //! TCP names policies but no pods or addresses; the rest is for root alone, by the socket's mode.
@@ -21,13 +23,13 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 
 use crate::metrics::Figures;
-use crate::status::Status;
+use crate::status::{Status, Told};
 
 mod client;
 mod routes;
 mod socket;
 
-pub use client::{FetchError, fetch_status};
+pub use client::{FetchError, ask_cluster, fetch_status, log_level};
 
 use socket::StatusSocket;
 
@@ -110,12 +112,27 @@ pub enum Readiness {
 #[error("{0}")]
 pub struct Unavailable(pub String);
 
+/// Why a question has no answer.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    /// Not now.
+    #[error(transparent)]
+    Unavailable(#[from] Unavailable),
+    /// Not as it was asked.
+    #[error("{0}")]
+    Question(String),
+}
+
 /// What is found out anew for each request.
 pub trait Answers: Send + Sync + 'static {
     /// Everything that is counted.
     fn figures(&self) -> impl Future<Output = Result<Figures, Unavailable>> + Send;
     /// The agent's state.
     fn status(&self) -> impl Future<Output = Result<Status, Unavailable>> + Send;
+    /// What follows from the cluster as the agent knows it. The question is in the words of the command line.
+    fn cluster(&self, question: String) -> impl Future<Output = Result<Told, Refusal>> + Send;
+    /// What is logged, after it was changed to `to` if that is given.
+    fn log_level(&self, to: Option<String>) -> impl Future<Output = Result<String, Refusal>> + Send;
 }
 
 /// What the server tells.

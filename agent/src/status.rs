@@ -21,6 +21,9 @@ pub struct Status {
     pub started: Timestamp,
     /// The node-wide revision: rises with every change that reaches established flows.
     pub revision: u64,
+    /// Where its objects come from, in words.
+    #[serde(default)]
+    pub source: String,
     /// Whether the tables in the kernel are what the sources ask for.
     pub synced: bool,
     /// Why it is not in sync, for people.
@@ -38,6 +41,52 @@ pub struct Status {
     pub tables: Vec<TableFill>,
     /// What a person should know about and act on, one sentence each.
     pub problems: Vec<String>,
+}
+
+/// The agents of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ClusterStatus {
+    /// The API server's URL.
+    pub server: String,
+    /// Every node.
+    pub nodes: Vec<NodeStatus>,
+}
+
+/// A node of a cluster.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeStatus {
+    /// Its name.
+    pub name: String,
+    /// It has the taint that keeps pods away until its agent is ready.
+    pub held: bool,
+    /// Its agent, if it has one.
+    pub agent: Option<AgentStatus>,
+}
+
+/// An agent as the API server knows it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct AgentStatus {
+    /// Its pod, as `namespace/name`.
+    pub pod: String,
+    /// Whether it is in sync, by its readiness probe.
+    pub ready: bool,
+    /// Since when.
+    pub since: Option<Timestamp>,
+    /// Why it is not ready, as the kubelet says.
+    pub because: Option<String>,
+    /// The image that it runs.
+    pub image: String,
+}
+
+/// An answer about the cluster that an agent knows.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Told {
+    /// To be printed.
+    pub text: String,
+    /// To be told beside.
+    pub notes: Vec<String>,
+    /// Objects that the agent could not understand, so that the answer leaves them out.
+    pub refused: u64,
 }
 
 /// What the agent knows of one kind of a cluster's objects.

@@ -124,7 +124,7 @@ fn judge_outgoing<T: Tables>(
     if (found || answers) && !headers.opens {
         let known = flow.state;
         let same = flow.revision == endpoint.revision;
-        let current = same || keeps(t, flow, endpoint.revision);
+        let current = same || keeps(t, flow, endpoint);
         if known & state::INGRESS != 0 {
             flow.state = advance(known, headers, true);
             let mut rides = true;
@@ -193,13 +193,19 @@ fn judge_outgoing<T: Tables>(
 
 /// Whether a flow of another revision is taken as it was judged, where the operator wants established connections to outlive
 /// changes of policy. Then it is of this revision from now on, but no rule's any more: between two revisions the tables may
-/// have given its rule's number to another. What nobody has judged yet (a seed, whose revision is 0) is judged.
+/// have given its rule's number to another.
+///
+/// Connections only (TCP, SCTP): the host may lead the next datagram of a flow elsewhere than the last (another backend), or
+/// take it in itself (a tunnel's port), so datagrams are judged. So is what nobody has judged yet (a seed, whose revision is
+/// 0), and what nothing restricts any more: such a flow waits for no exit's word.
 #[inline(always)]
-pub(crate) fn keeps<T: Tables>(t: T, flow: &mut FlowEntry, revision: u32) -> bool {
-    if flow.revision == 0 || !has_node_flag(t, node_flag::KEEP) {
+pub(crate) fn keeps<T: Tables>(t: T, flow: &mut FlowEntry, endpoint: &EndpointView) -> bool {
+    let restricted = if flow.state & state::INGRESS != 0 { endpoint.ingress } else { endpoint.egress };
+    let connection = matches!(flow.key.protocol(), protocol::TCP | protocol::SCTP);
+    if flow.revision == 0 || restricted == 0 || !connection || !has_node_flag(t, node_flag::KEEP) {
         return false;
     }
-    flow.revision = revision;
+    flow.revision = endpoint.revision;
     if flow.rule >= rule::FIRST {
         flow.rule = rule::KEPT;
     }
@@ -371,7 +377,7 @@ fn judge_incoming<T: Tables>(
     if found && !headers.opens {
         let known = flow.state;
         let same = flow.revision == endpoint.revision;
-        let current = same || keeps(t, flow, endpoint.revision);
+        let current = same || keeps(t, flow, endpoint);
         if known & state::INGRESS == 0 {
             let mut rides = true;
             if current {

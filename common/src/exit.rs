@@ -30,7 +30,7 @@ pub fn judge<T: Tables>(t: T, sender: u32, stamp: Stamp, size: Size) -> Drop {
         let other = if deferred { state::INGRESS | state::DEFERRED } else { state::DEFERRED };
         let found = flow::find(t, OTHER, sender) && !(*headers).opens;
         let same = (*flow).revision == endpoint.revision;
-        let current = same || found && crate::decide::keeps(t, &mut *flow, endpoint.revision);
+        let current = same || found && crate::decide::keeps(t, &mut *flow, &endpoint);
         if found && !current && !deferred && (*flow).state & state::INGRESS != 0 {
             return judge_reply(t, &endpoint, &*headers, &mut *flow, size);
         }
@@ -133,7 +133,7 @@ pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
         let known = (*flow).state;
         (*flow).state = advance(known, &*headers, true);
         let same = client.revision == (*flow).revision;
-        if !same && !crate::decide::keeps(t, &mut *flow, client.revision) {
+        if !same && !crate::decide::keeps(t, &mut *flow, &client) {
             let verdict = t.egress(slot, (*headers).source, Asked::answer(&*headers).at_exit());
             if !verdict.allows() {
                 return false;

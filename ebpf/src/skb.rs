@@ -15,6 +15,10 @@ use crate::maps::{Maps, constants};
 
 /// The length of an Ethernet header.
 pub(crate) const ETHERNET: usize = 14;
+/// The length of an IPv6 header.
+const IPV6_HEADER: u32 = 40;
+/// The length of a hop-by-hop header with a jumbo payload option alone (RFC 2675).
+const JUMBO_OPTION: u32 = 8;
 /// The stamp is `skb->tc_index`.
 pub(crate) const STAMP_IN_TC_INDEX: u32 = 0;
 /// Bytes that must be readable at once: link header, IPv6's, and TCP's or a neighbour advertisement's. What stands behind
@@ -68,7 +72,15 @@ pub(crate) extern "C" fn wire_size(skb: *mut __sk_buff, link: u32) -> u64 {
             return Size::one(bytes).0;
         }
         let link = if link == 0 { 0 } else { ETHERNET as u32 };
-        Size::segmented(bytes, segments, link + segment_headers(skb, link)).0
+        let headers = segment_headers(skb, link);
+        // What is too long for IPv6's own field tells its length in a hop-by-hop option, which the kernel takes away before
+        // it makes segments (`ipv6_hopopt_jumbo_remove`).
+        let is_jumbo = bytes > link + IPV6_HEADER + 0xffff
+            && headers > IPV6_HEADER + JUMBO_OPTION
+            && load_byte(skb, link).is_some_and(|first| first >> 4 == 6)
+            && load_byte(skb, link + 6) == Some(0);
+        let option = if is_jumbo { JUMBO_OPTION } else { 0 };
+        Size::segmented(bytes - option, segments, link + headers - option).0
     }
 }
 

@@ -1,6 +1,6 @@
 //! Where objects come from: a cluster's API server or a folder of manifests, told in the same words.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
@@ -32,6 +32,8 @@ pub(super) enum Source {
     Manifests { batches: mpsc::Receiver<manifests::Batch>, follower: JoinHandle<Result<(), ManifestError>> },
     /// An API server.
     Cluster {
+        /// The API server's URL.
+        server: String,
         batches: mpsc::Receiver<k8s::Batch>,
         follower: JoinHandle<Result<(), k8s::Error>>,
         report: SyncReport,
@@ -70,6 +72,7 @@ impl Origin {
             Self::Cluster(connection) => connection,
         };
         tracing::info!(server = connection.server, "watching the cluster");
+        let server = connection.server.clone();
         let (sender, batches) = mpsc::channel(16);
         let report = SyncReport::default();
         let wishes = watch::Sender::default();
@@ -80,11 +83,21 @@ impl Origin {
         };
         let timing = k8s::Timing::default();
         let follower = tokio::spawn(k8s::follow(connection, timing, report.clone(), feedback, sender));
-        Source::Cluster { batches, follower, report, wishes }
+        Source::Cluster { server, batches, follower, report, wishes }
     }
 }
 
 impl Source {
+    /// What it is, in words.
+    pub(super) fn name(&self, args: &RunArgs) -> String {
+        match self {
+            Self::Manifests { .. } => {
+                format!("manifests in {}", args.manifests.as_deref().unwrap_or_else(|| Path::new("")).display())
+            }
+            Self::Cluster { server, .. } => format!("cluster {server}"),
+        }
+    }
+
     /// Waits for what it tells next. Nothing is lost if nobody waits to the end.
     pub(super) async fn next(&mut self) -> Result<News, AppError> {
         match self {

@@ -4,13 +4,16 @@ use std::collections::BTreeMap;
 use std::time::{Duration, SystemTime};
 
 use jiff::Timestamp;
-use tokio::sync::{mpsc, oneshot};
+use tokio::sync::{Mutex, mpsc, oneshot};
 
+use crate::cli;
+use crate::index::Cluster;
 use crate::k8s::{KindState, SyncReport};
-use crate::metrics::{Figures, UpdateDurations};
+use crate::logging::{Control, Filter, FilterError};
+use crate::metrics::{Figures, SeriesBound, UpdateDurations};
 use crate::reconcile::Reconciler;
-use crate::server::{Answers, Unavailable};
-use crate::status::{EndpointState, LastUpdate, SourceStatus, Status, UpdateResult};
+use crate::server::{Answers, Refusal, Unavailable};
+use crate::status::{EndpointState, LastUpdate, SourceStatus, Status, Told, UpdateResult};
 
 /// What the main loop is asked.
 #[derive(Debug)]
@@ -19,16 +22,40 @@ pub(super) enum Question {
     Figures(oneshot::Sender<Figures>),
     /// The state.
     Status(oneshot::Sender<Status>),
+    /// The cluster as it is known.
+    Cluster(oneshot::Sender<Known>),
+}
+
+/// The cluster as it is known.
+#[derive(Debug)]
+pub(super) struct Known {
+    /// Its objects.
+    cluster: Cluster,
+    /// How many could not be understood.
+    refused: usize,
+    /// Why it may not be what it is now.
+    trouble: Option<String>,
+    /// Everything has been read once.
+    complete: bool,
 }
 
 /// Where the server asks.
-pub(super) struct Desk(pub(super) mpsc::Sender<Question>);
+pub(super) struct Desk {
+    questions: mpsc::Sender<Question>,
+    log: Control,
+    /// Held while a question about the cluster is answered: each takes a copy of all names.
+    cluster: Mutex<()>,
+}
 
 impl Desk {
+    pub(super) fn new(questions: mpsc::Sender<Question>, log: Control) -> Self {
+        Self { questions, log, cluster: Mutex::default() }
+    }
+
     async fn ask<T>(&self, question: impl FnOnce(oneshot::Sender<T>) -> Question) -> Result<T, Unavailable> {
         let (to, answer) = oneshot::channel();
         let gone = || Unavailable("the agent is stopping".into());
-        self.0.send(question(to)).await.map_err(|_| gone())?;
+        self.questions.send(question(to)).await.map_err(|_| gone())?;
         answer.await.map_err(|_| gone())
     }
 }
@@ -41,6 +68,31 @@ impl Answers for Desk {
     async fn status(&self) -> Result<Status, Unavailable> {
         self.ask(Question::Status).await
     }
+
+    async fn cluster(&self, question: String) -> Result<Told, Refusal> {
+        let _one_at_a_time = self.cluster.lock().await;
+        let Known { cluster, refused, trouble, complete } = self.ask(Question::Cluster).await?;
+        if !complete {
+            return Err(Unavailable(trouble.unwrap_or_else(|| "nothing has been read yet".into())).into());
+        }
+        // It may take seconds, which are not the main loop's nor this one's to spend.
+        let answer = tokio::task::spawn_blocking(move || {
+            let mut told =
+                cli::told(&question, &cluster, refused).map_err(|error| Refusal::Question(error.to_string()))?;
+            told.notes.extend(trouble);
+            Ok(told)
+        });
+        answer.await.unwrap_or_else(|_| Err(Unavailable("the answer was interrupted".into()).into()))
+    }
+
+    async fn log_level(&self, to: Option<String>) -> Result<String, Refusal> {
+        if let Some(to) = to {
+            let filter: Filter = to.parse().map_err(|error: FilterError| Refusal::Question(error.to_string()))?;
+            self.log.set(&filter).map_err(|error| Unavailable(error.to_string()))?;
+            tracing::info!(%filter, "logging by another filter");
+        }
+        Ok(self.log.filter().map_err(|error| Unavailable(error.to_string()))?)
+    }
 }
 
 /// What the agent counts itself.
@@ -50,6 +102,14 @@ pub(super) struct Tally {
     durations: UpdateDurations,
     last_update: Option<LastUpdate>,
     last_sync: Option<SystemTime>,
+    /// Where objects come from.
+    source: String,
+    /// Objects and files that cannot be understood now.
+    pub(super) unread: usize,
+    /// Everything that was there at the start has been read.
+    pub(super) complete: bool,
+    /// Which rules have series of their own.
+    bound: SeriesBound,
     /// Objects or files refused.
     pub(super) manifest_errors: u64,
     /// Objects taken with a warning.
@@ -60,7 +120,8 @@ pub(super) struct Tally {
 
 impl Tally {
     /// Nothing has happened yet.
-    pub(super) fn new(report: Option<SyncReport>) -> Self {
+    /// `source` is where objects come from, in words; `most_series` rules have series of their own.
+    pub(super) fn new(source: String, report: Option<SyncReport>, most_series: usize) -> Self {
         Self {
             report,
             started: Timestamp::now(),
@@ -68,6 +129,10 @@ impl Tally {
             durations: UpdateDurations::default(),
             last_update: None,
             last_sync: None,
+            source,
+            complete: false,
+            bound: SeriesBound::new(most_series),
+            unread: 0,
             manifest_errors: 0,
             manifest_warnings: 0,
         }
@@ -84,7 +149,7 @@ impl Tally {
     }
 
     /// For a scrape.
-    pub(super) fn figures(&self, reconciler: &Reconciler) -> Figures {
+    pub(super) fn figures(&mut self, reconciler: &Reconciler) -> Figures {
         let mut endpoints: BTreeMap<EndpointState, u64> = EndpointState::ALL.map(|state| (state, 0)).into();
         for endpoint in reconciler.endpoint_statuses() {
             *endpoints.entry(endpoint.state).or_default() += 1;
@@ -92,7 +157,7 @@ impl Tally {
         let mut updates: BTreeMap<UpdateResult, u64> = UpdateResult::ALL.map(|result| (result, 0)).into();
         updates.extend(&self.updates);
         Figures {
-            rules: reconciler.rule_figures(),
+            rules: self.bound.apply(reconciler.rule_figures()),
             notes: reconciler.notes(),
             endpoints,
             tables: reconciler.tables(),
@@ -117,6 +182,7 @@ impl Tally {
             version: env!("CARGO_PKG_VERSION").into(),
             started: self.started,
             revision: reconciler.revision(),
+            source: self.source.clone(),
             synced: not_synced.is_none(),
             not_synced_because: not_synced,
             sources: self.sources(),
@@ -126,6 +192,12 @@ impl Tally {
             tables: reconciler.tables(),
             problems: reconciler.problems(),
         }
+    }
+
+    /// For questions about the cluster.
+    pub(super) fn known(&self, reconciler: &Reconciler) -> Known {
+        let trouble = self.report.as_ref().and_then(SyncReport::trouble);
+        Known { cluster: reconciler.cluster().clone(), refused: self.unread, trouble, complete: self.complete }
     }
 
     fn sources(&self) -> Vec<SourceStatus> {

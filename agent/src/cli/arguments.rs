@@ -2,20 +2,79 @@
 
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
 use clap::{Args, ValueEnum};
+use serde::{Deserialize, Serialize};
 
-use super::run::OwnNode;
+use super::run::{OwnNode, PIN_DIR, SOCKET};
 use crate::model::{Family, Name, PodKey, Protocol, Traffic};
 
-/// Who reaches whom: every ordered pair of pods, each pod to itself included.
+/// Which cluster a question is about. Without any of these it is the one that this node's agent knows; called as `kubectl
+/// portcullis`, the one of the kubeconfig.
 #[derive(Clone, Debug, Args)]
+pub struct SourceArgs {
+    /// The cluster that this folder of manifests describes.
+    #[arg(long, value_name = "DIR", conflicts_with_all = ["kubeconfig", "context"])]
+    pub manifests: Option<PathBuf>,
+    /// The cluster of this kubeconfig: its objects are listed once, with the rights of whoever asks.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in the kubeconfig (KUBECONFIG, or ~/.kube/config, if none is given), if not the current one.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Where this node's agent answers.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+    /// The agent's pin directory; if it is another network namespace's, nothing is answered.
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
+    /// Called as a plugin of kubectl.
+    #[arg(skip)]
+    pub plugin: bool,
+}
+
+/// Where a cluster's objects are.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Source<'a> {
+    /// In a folder.
+    Manifests(&'a Path),
+    /// Behind an API server.
+    Cluster,
+    /// In this node's agent.
+    Agent,
+}
+
+impl SourceArgs {
+    /// Where to ask.
+    #[must_use]
+    pub fn source(&self) -> Source<'_> {
+        match &self.manifests {
+            Some(folder) => Source::Manifests(folder),
+            None if self.plugin || self.kubeconfig.is_some() || self.context.is_some() => Source::Cluster,
+            None => Source::Agent,
+        }
+    }
+}
+
+impl Default for SourceArgs {
+    fn default() -> Self {
+        let (socket, pin_dir) = (SOCKET.into(), PIN_DIR.into());
+        Self { manifests: None, kubeconfig: None, context: None, socket, pin_dir, plugin: false }
+    }
+}
+
+/// Who reaches whom: every ordered pair of pods, each pod to itself included.
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
 pub struct MatrixArgs {
-    /// The folder of manifests to read.
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// Which cluster.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub source: SourceArgs,
+    /// Only pairs of which a pod is in this namespace. May be given several times.
+    #[arg(short, long = "namespace", value_name = "NAME")]
+    pub namespaces: Vec<String>,
     /// Ask about this port (80/TCP, 53/udp; TCP if no protocol is given) instead of each destination's container ports.
     /// May be given several times.
     #[arg(long = "port", value_name = "PORT[/PROTOCOL]", value_parser = parse_port)]
@@ -33,12 +92,13 @@ pub struct MatrixArgs {
 
 /// Why a connection is allowed or denied: which policies select each side, which rule decides, why the others do not
 /// match.
-#[derive(Clone, Debug, Args)]
+#[derive(Clone, Debug, Args, Serialize, Deserialize)]
 #[command(group = clap::ArgGroup::new("traffic").required(true).args(["port", "protocol"]))]
 pub struct ExplainArgs {
-    /// The folder of manifests to read.
-    #[arg(long, value_name = "DIR")]
-    pub manifests: PathBuf,
+    /// Which cluster.
+    #[command(flatten)]
+    #[serde(skip)]
+    pub source: SourceArgs,
     /// Who opens the connection: a pod or an address.
     #[arg(long, value_name = "NAMESPACE/POD|IP")]
     pub from: PartyName,
@@ -71,7 +131,7 @@ impl ExplainArgs {
 }
 
 /// The form of a matrix.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum MatrixOutput {
     /// A line for each pair, family and port.
     #[default]
@@ -81,7 +141,7 @@ pub enum MatrixOutput {
 }
 
 /// The form of an explanation.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum ExplainOutput {
     /// Sentences.
     #[default]
@@ -91,7 +151,7 @@ pub enum ExplainOutput {
 }
 
 /// Who decides.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum EngineName {
     /// The direct evaluator.
     #[default]
@@ -101,7 +161,7 @@ pub enum EngineName {
 }
 
 /// The traffic that is asked about.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Asked {
     /// A protocol and a port; the port is 0 where the protocol has none.
     Traffic(Traffic),
@@ -128,7 +188,8 @@ const fn echo_request(protocol: Protocol) -> Traffic {
 }
 
 /// One side of a connection as it is named on the command line.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 pub enum PartyName {
     /// A pod.
     Pod(PodKey),
@@ -166,6 +227,20 @@ pub enum ArgumentError {
     /// A protocol with ports, without one.
     #[error("{0} has ports; ask with --port, such as --port 80/{0}")]
     PortMissing(Protocol),
+}
+
+impl From<PartyName> for String {
+    fn from(name: PartyName) -> Self {
+        name.to_string()
+    }
+}
+
+impl TryFrom<String> for PartyName {
+    type Error = ArgumentError;
+
+    fn try_from(text: String) -> Result<Self, ArgumentError> {
+        text.parse()
+    }
 }
 
 impl FromStr for PartyName {
@@ -298,7 +373,10 @@ mod tests {
         let rows = [
             ("matrix --manifests d", true),
             ("matrix --manifests d --port 80 --port 53/udp -o json --engine tables", true),
-            ("matrix", false),
+            ("matrix", true),
+            ("matrix -n x -n y --kubeconfig f --context c", true),
+            ("matrix --manifests d --kubeconfig f", false),
+            ("explain --manifests d --context c --from x/a --to x/b --port 80", false),
             ("matrix --manifests d -o text", false),
             ("matrix --manifests d --port 80-90/TCP", false),
             ("explain --manifests d --from x/a --to 10.0.0.1 --port 80", true),

@@ -7,7 +7,7 @@ use clap::error::ErrorKind;
 use clap::{CommandFactory, FromArgMatches, Parser, Subcommand, ValueEnum};
 
 use super::generate::{CompletionsArgs, ManArgs};
-use super::run::{RunArgs, StatusArgs, UninstallArgs};
+use super::run::{LogLevelArgs, RunArgs, StatusArgs, UninstallArgs};
 use super::settings::{self, Effective, Environment, SettingsError};
 use super::{ExplainArgs, MatrixArgs};
 use crate::logging::{Filter, Form};
@@ -72,6 +72,7 @@ pub enum Command {
     Uninstall(UninstallArgs),
     Matrix(MatrixArgs),
     Explain(ExplainArgs),
+    LogLevel(LogLevelArgs),
     Completions(CompletionsArgs),
     Man(ManArgs),
 }
@@ -133,7 +134,11 @@ pub fn parse(arguments: &[OsString], environment: &Environment) -> Result<Invoca
     let found = settings::gather(&command, &first, environment)?;
     let all = arguments.iter().cloned().chain(found.arguments());
     let matches = command.clone().try_get_matches_from(all).map_err(usage)?;
-    let cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command.clone()))?;
+    let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command.clone()))?;
+    if let Command::Explain(ExplainArgs { source, .. }) | Command::Matrix(MatrixArgs { source, .. }) = &mut cli.command
+    {
+        source.plugin = is_plugin(arguments.first().and_then(|program| Path::new(program).file_name()));
+    }
     let (effective, warnings) = found.settled(&matches);
     Ok(Invocation { cli, effective, warnings })
 }

@@ -221,7 +221,7 @@ fn hint(cluster: &Cluster, wanted: &PodKey) -> String {
     if !neighbours.is_empty() {
         format!("its namespace has {}", listed(neighbours))
     } else if namespaces.is_empty() {
-        "they hold no pods".to_owned()
+        "it has no pods".to_owned()
     } else {
         format!("namespaces with pods are {}", listed(namespaces.into_iter().map(str::to_owned).collect()))
     }

@@ -31,24 +31,38 @@ struct Matrix<'a> {
     pods: Vec<&'a Pod>,
     nodes: NodeView<'a>,
     ports: BTreeSet<Traffic>,
+    /// Those that one pod of a pair must be in; empty for any.
+    namespaces: BTreeSet<&'a str>,
     engine: &'a dyn Engine,
 }
 
 /// Writes the answer: every ordered pair of pods that have not finished, by name; in each the families that both have
 /// (see [`Party::families`]), in each the ports.
+///
+/// Returns what should be told beside. An answer with more than `most` entries is refused.
 pub(super) fn write(
     args: &MatrixArgs,
     cluster: &Cluster,
     engine: &dyn Engine,
+    most: u64,
     out: &mut dyn Write,
-) -> Result<(), CliError> {
+) -> Result<Vec<String>, CliError> {
     let matrix = Matrix {
         pods: cluster.pods.values().map(AsRef::as_ref).filter(|pod| !pod.finished).collect(),
         nodes: NodeView::of(cluster),
         ports: args.ports.iter().copied().collect(),
+        namespaces: args.namespaces.iter().map(String::as_str).collect(),
         engine,
     };
-    matrix.warn_of_pods_left_out();
+    if let Some(unknown) =
+        args.namespaces.iter().find(|name| !matrix.pods.iter().any(|pod| *pod.key.namespace == ***name))
+    {
+        return Err(CliError::NoPodsIn(unknown.clone()));
+    }
+    let entries = matrix.size();
+    if entries > most {
+        return Err(CliError::TooLarge { entries, most });
+    }
     match args.output {
         MatrixOutput::Json => {
             serde_json::to_writer(&mut *out, &matrix)?;
@@ -56,12 +70,25 @@ pub(super) fn write(
         }
         MatrixOutput::Table => writeln!(out, "{}", matrix.table().trim_fmt())?,
     }
-    Ok(())
+    Ok(matrix.pods_left_out().into_iter().collect())
 }
 
 impl<'a> Matrix<'a> {
     fn entries(&self) -> impl Iterator<Item = Entry> {
-        self.pods.iter().flat_map(move |from| self.pods.iter().flat_map(move |to| self.pair(from, to)))
+        let pairs = self.pods.iter().flat_map(|from| self.pods.iter().map(move |to| (*from, *to)));
+        pairs.filter(|(from, to)| self.concerns(from) || self.concerns(to)).flat_map(|(from, to)| self.pair(from, to))
+    }
+
+    fn concerns(&self, pod: &Pod) -> bool {
+        self.namespaces.is_empty() || self.namespaces.contains(&*pod.key.namespace)
+    }
+
+    /// How many entries there are at most, if each pair has one family in common.
+    fn size(&self) -> u64 {
+        let inside = self.pods.iter().filter(|pod| self.concerns(pod)).count() as u64;
+        let pods = self.pods.len() as u64;
+        let sources = |to: &Pod| if self.concerns(to) { pods } else { inside };
+        self.pods.iter().map(|to| sources(to).saturating_mul(self.ports_of(to).len() as u64)).sum()
     }
 
     fn pair(&self, from: &'a Pod, to: &'a Pod) -> impl Iterator<Item = Entry> {
@@ -97,13 +124,13 @@ impl<'a> Matrix<'a> {
         to.ports.iter().map(|port| Traffic { protocol: port.protocol, port: port.number }).collect()
     }
 
-    fn warn_of_pods_left_out(&self) {
+    fn pods_left_out(&self) -> Option<String> {
         let silent = self.pods.iter().filter(|pod| self.ports_of(pod).is_empty());
         let silent: Vec<String> = silent.map(|pod| pod.key.to_string()).collect();
-        if !silent.is_empty() {
+        (!silent.is_empty()).then(|| {
             let pods = listed(silent);
-            tracing::warn!("nothing is asked about pods that declare no container ports: {pods}; give --port to ask");
-        }
+            format!("nothing is asked about pods that declare no container ports: {pods}; give --port to ask")
+        })
     }
 
     fn table(&self) -> Table {

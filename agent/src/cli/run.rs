@@ -7,6 +7,9 @@ use std::str::FromStr;
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 use portcullis_common::flow::Lifetime;
+use serde::{Deserialize, Serialize};
+
+use crate::logging::Filter;
 
 use crate::model::Name;
 
@@ -24,17 +27,18 @@ pub struct RunArgs {
     /// Print the settings that hold, as YAML, with where each comes from, and end.
     #[arg(long)]
     pub print_config: bool,
-    /// A folder of manifests to follow, instead of a cluster.
+    /// A folder of manifests to follow. Without it a cluster is watched.
     #[arg(long, value_name = "DIR")]
     pub manifests: Option<PathBuf>,
     /// How to reach the cluster. Without it KUBECONFIG tells, then the service account of the pod that this runs in.
     #[arg(long, value_name = "FILE")]
     pub kubeconfig: Option<PathBuf>,
-    /// The context in the kubeconfig, if not the current one.
+    /// The context in the kubeconfig. Default: its current one.
     #[arg(long, value_name = "NAME")]
     pub context: Option<String>,
-    /// This node, as the cluster knows it: only pods whose spec.nodeName is this are its own (of manifests also those that
-    /// have none). Needed with a cluster, where NODE_NAME may tell it too, which a DaemonSet sets from spec.nodeName.
+    /// This node, as the cluster knows it: only pods whose spec.nodeName is this are its own (of manifests also those
+    /// that have none). Without it NODE_NAME tells it to the agent of a cluster, as a DaemonSet sets that from
+    /// spec.nodeName; of manifests all pods are its own then.
     #[arg(long, value_name = "NAME")]
     pub node_name: Option<String>,
     /// Whether the taint portcullis.io/agent-not-ready is taken from this node once everything that the cluster wants is
@@ -73,6 +77,10 @@ pub struct RunArgs {
     /// Sizes of the other tables.
     #[command(flatten)]
     pub sizes: TableSizes,
+    /// Rules of policies that have metrics of their own on this node; what other rules decide is counted together, by
+    /// direction and verdict.
+    #[arg(long, value_name = "NUMBER", default_value_t = 2000, value_parser = clap::value_parser!(u32).range(0..=1 << 20))]
+    pub max_policy_series: u32,
     /// How often, in seconds, the tables are compared with what they should hold.
     #[arg(long, value_name = "SECONDS", default_value_t = 60, value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub audit_interval: u32,
@@ -89,9 +97,9 @@ pub struct RunArgs {
     /// policy judges the node's address still, since there the kernel lets anybody send with that as source.
     #[arg(long, value_enum, default_value_t)]
     pub masqueraded_clients: MasqueradedClients,
-    /// What becomes of established flows when policy changes: they are judged again, and end where it denies them now, or are
-    /// kept as they were let through until they end by themselves. A flow that was open before Portcullis saw it is judged
-    /// once either way. Packets of kept flows are counted for no rule.
+    /// What becomes of established connections (TCP, SCTP) when policy changes: they are judged again, and end where it denies
+    /// them now, or are kept as they were let through until they end by themselves. One that was open before Portcullis saw
+    /// it is judged once either way, and so are all when an agent starts. Packets of kept ones are counted for no rule.
     #[arg(long, value_enum, default_value_t)]
     pub established: Established,
     /// What pods may send to the addresses of their own node. Kubernetes NetworkPolicy allows all of it; with `policy` it is
@@ -314,7 +322,7 @@ pub enum SourceMac {
 }
 
 /// What pods may send to their own node.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum OwnNode {
     /// Everything, as Kubernetes NetworkPolicy implies.
     #[default]
@@ -333,9 +341,19 @@ pub enum Pending {
     Open,
 }
 
-/// Show what the agent of this node enforces.
+/// Show what the agent of this node enforces; with a kubeconfig, and called as `kubectl portcullis`, which nodes of a
+/// cluster have an agent and whether each is ready.
 #[derive(Clone, Debug, Args)]
 pub struct StatusArgs {
+    /// Show the agents of this kubeconfig's cluster.
+    #[arg(long, value_name = "FILE")]
+    pub kubeconfig: Option<PathBuf>,
+    /// The context in the kubeconfig (KUBECONFIG, or ~/.kube/config, if none is given), if not the current one.
+    #[arg(long, value_name = "NAME")]
+    pub context: Option<String>,
+    /// Called as a plugin of kubectl.
+    #[arg(skip)]
+    pub plugin: bool,
     /// Where the agent answers.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
     pub socket: PathBuf,
@@ -345,6 +363,20 @@ pub struct StatusArgs {
     /// The form of the answer.
     #[arg(short, long, value_enum, default_value_t)]
     pub output: StatusOutput,
+}
+
+/// Show by which filter the agent of this node logs, or make it log by another from now on.
+#[derive(Clone, Debug, Args)]
+pub struct LogLevelArgs {
+    /// The filter, as --log-level takes it: debug, or info,portcullis::netlink=trace. It holds until the agent ends.
+    #[arg(value_name = "FILTER")]
+    pub filter: Option<Filter>,
+    /// Where the agent answers.
+    #[arg(long, value_name = "PATH", default_value = SOCKET)]
+    pub socket: PathBuf,
+    /// The agent's pin directory; if it is another network namespace's, nothing is asked.
+    #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
+    pub pin_dir: PathBuf,
 }
 
 /// The form of a status.

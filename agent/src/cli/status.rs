@@ -5,8 +5,9 @@ use std::io::{self, Write};
 
 use comfy_table::{Table, presets};
 use jiff::Timestamp;
+use serde::Serialize;
 
-use crate::status::{DirectionStatus, EndpointState, EndpointStatus, Status};
+use crate::status::{ClusterStatus, DirectionStatus, EndpointState, EndpointStatus, NodeStatus, SourceStatus, Status};
 
 #[cfg(test)]
 mod tests;
@@ -18,6 +19,8 @@ mod tests;
 /// Those of the writer.
 pub fn write_text(status: &Status, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
     write_summary(status, now, out)?;
+    let kinds = status.sources.iter().map(|kind| kind_row(kind, now));
+    write_table(out, "Watched", &["KIND", "STATE", "OBJECTS", "LAST HEARD OF", "BECAUSE"], kinds)?;
     write_table(out, "Endpoints", &ENDPOINT_HEADER, status.endpoints.iter().map(endpoint_row))?;
     let exits = status.exits.iter().map(|exit| [printable(&exit.name).into_owned(), list(&exit.hooks)]);
     write_table(out, "Exits", &["DEVICE", "HOOKS"], exits)?;
@@ -35,11 +38,39 @@ pub fn write_text(status: &Status, now: Timestamp, out: &mut impl Write) -> io::
     Ok(())
 }
 
+/// Writes the agents of a cluster for people, as of `now`: how many nodes are enforced, and a line for each.
+///
+/// # Errors
+/// Those of the writer.
+pub fn write_cluster(status: &ClusterStatus, now: Timestamp, out: &mut impl Write) -> io::Result<()> {
+    let agents = status.nodes.iter().filter_map(|node| node.agent.as_ref());
+    let (count, ready) = (agents.clone().count(), agents.filter(|agent| agent.ready).count());
+    writeln!(out, "cluster {}", printable(&status.server))?;
+    writeln!(out, "nodes: {}, with an agent: {count}, of which ready: {ready}", status.nodes.len())?;
+    let rows = status.nodes.iter().map(|node| node_row(node, now));
+    write_table(out, "Nodes", &["NODE", "AGENT", "STATE", "SINCE", "IMAGE", "PODS MAY COME"], rows)
+}
+
+fn node_row(node: &NodeStatus, now: Timestamp) -> [String; 6] {
+    let come = if node.held { "no: tainted" } else { "yes" }.to_owned();
+    let name = printable(&node.name).into_owned();
+    let Some(agent) = &node.agent else {
+        return [name, "-".into(), "no agent".into(), "-".into(), "-".into(), come];
+    };
+    let state = match &agent.because {
+        _ if agent.ready => "ready".to_owned(),
+        Some(because) => format!("NOT ready: {}", printable(because)),
+        None => "NOT ready".to_owned(),
+    };
+    let since = agent.since.map_or_else(|| "-".to_owned(), |since| ago(since, now));
+    [name, printable(&agent.pod).into_owned(), state, since, printable(&agent.image).into_owned(), come]
+}
+
 /// Writes a status as indented JSON.
 ///
 /// # Errors
 /// Those of the writer.
-pub fn write_json(status: &Status, out: &mut impl Write) -> io::Result<()> {
+pub fn write_json(status: &impl Serialize, out: &mut impl Write) -> io::Result<()> {
     serde_json::to_writer_pretty(&mut *out, status)?;
     writeln!(out)
 }
@@ -53,6 +84,9 @@ fn write_summary(status: &Status, now: Timestamp, out: &mut impl Write) -> io::R
     let version = printable(&status.version);
     writeln!(out, "portcullis {version}, started {}", ago(status.started, now))?;
     writeln!(out, "{sync}; revision {}", status.revision)?;
+    if !status.source.is_empty() {
+        writeln!(out, "source: {}", printable(&status.source))?;
+    }
     match &status.last_update {
         None => writeln!(out, "no update yet")?,
         Some(update) => {
@@ -65,6 +99,21 @@ fn write_summary(status: &Status, now: Timestamp, out: &mut impl Write) -> io::R
     });
     let counts: Vec<String> = counts.collect();
     writeln!(out, "endpoints: {}", if counts.is_empty() { "none".to_owned() } else { counts.join(", ") })
+}
+
+fn kind_row(kind: &SourceStatus, now: Timestamp) -> [String; 5] {
+    let state = match (kind.in_sync, kind.lost_since) {
+        (true, _) => "in sync".to_owned(),
+        (false, Some(since)) => format!("lost {}", ago(since, now)),
+        (false, None) => "not read yet".to_owned(),
+    };
+    [
+        printable(&kind.kind).into_owned(),
+        state,
+        kind.objects.to_string(),
+        kind.heard.map_or_else(|| "never".to_owned(), |heard| ago(heard, now)),
+        kind.because.as_deref().map_or_else(|| "-".to_owned(), |because| printable(because).into_owned()),
+    ]
 }
 
 const ENDPOINT_HEADER: [&str; 8] =

@@ -174,7 +174,7 @@ fn peer_miss(miss: &PeerMiss, sides: &Sides<'_>) -> Vec<String> {
         PeerMiss::NoPod if sides.peer_on_host_network => {
             format!("pod {peer} uses its node's network, so selectors never match it")
         }
-        PeerMiss::NoPod => format!("{peer} is no pod of the manifests, and selectors match pods alone"),
+        PeerMiss::NoPod => format!("{peer} is no pod of the cluster, and selectors match pods alone"),
         PeerMiss::Namespace(wanted) => {
             format!("pod {peer} is in namespace {}, not in {wanted}", sides.peer_namespace())
         }

@@ -24,7 +24,8 @@ pub fn service(object: &v1::Service) -> Result<Converted<Service>, Vec<Invalid>>
     let spec = object.spec.as_ref().unwrap_or(&default_spec);
     let external_name = spec.type_.as_deref() == Some("ExternalName");
     let cluster_ips = if external_name { Vec::new() } else { cluster_ips(spec, &mut findings) };
-    let external_ips = external_ips(object, spec, &mut findings);
+    // No proxy serves any address of an ExternalName.
+    let external_ips = if external_name { Vec::new() } else { external_ips(object, spec, &mut findings) };
     let selector = pods(spec, &mut findings).filter(|_| !external_name);
     let ports = ports(spec, &mut findings);
     findings.finish(key.map(|key| Service { key, cluster_ips, external_ips, selector, ports }))

@@ -29,6 +29,10 @@ pub(super) struct Identity {
 
 /// What became of an object.
 #[derive(Debug)]
+#[expect(
+    clippy::large_enum_variant,
+    reason = "nearly all are accepted, and a box for each would be one more allocation"
+)]
 pub(super) enum Outcome {
     /// Accepted. `None` for one that means nothing here (an EndpointSlice of no Service).
     Accepted(Option<Object>, Vec<Warning>),

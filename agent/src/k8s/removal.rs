@@ -1,7 +1,7 @@
 //! Removal from every node: the agents' own DaemonSet is made to uninstall, and waited for.
 //!
-//! Pods of another DaemonSet would stand beside the agents, which put back what is removed. In the agents' place they come
-//! when those have gone, on new nodes too, and are gone with what installed the agents.
+//! Pods of another DaemonSet would stand beside the agents, which put back what is removed. In the agents' place they
+//! come when those have gone, on new nodes too, and are gone with what installed the agents.
 
 use std::time::Duration;
 
@@ -59,8 +59,8 @@ struct Progress {
 }
 
 impl Progress {
-    /// Pods are ready when their first container, which uninstalls, has succeeded. What was counted before the controller
-    /// saw the change is of the agents.
+    /// Pods are ready when their first container, which uninstalls, has succeeded. What was counted before the
+    /// controller saw the change is of the agents.
     fn of(set: &Value) -> Self {
         let number = |pointer: &str| set.pointer(pointer).and_then(Value::as_u64).unwrap_or(0);
         let seen = number("/status/observedGeneration") >= number("/metadata/generation");

@@ -13,11 +13,13 @@ use prometheus_client::metrics::gauge::ConstGauge;
 use prometheus_client::metrics::info::Info;
 use prometheus_client::registry::{Registry, Unit};
 
-use super::{Error, Figures, series};
+use super::{Bounded, Error, Figures, OtherFigures, RuleFigures, series};
 use crate::status::{EndpointState, Repair, SourceStatus, UpdateResult};
 
 /// The media type of what [`render`] writes.
 pub const CONTENT_TYPE: &str = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+
+const LAST_SYNC: &str = "portcullis_last_sync_timestamp";
 
 /// Writes the figures as OpenMetrics text, version 1.0.0.
 ///
@@ -33,32 +35,49 @@ pub fn render(figures: Figures) -> Result<String, Error> {
 
 impl Collector for Figures {
     fn encode(&self, encoder: DescriptorEncoder<'_>) -> fmt::Result {
-        let mut out = Families(encoder);
-        out.policies(self)?;
-        out.datapath(self)?;
-        out.hooks(self)?;
-        out.agent(self)
+        Families { encoder, absent: Vec::new() }.all(self).map(drop)
     }
 }
 
 /// Writes one family after the other.
-struct Families<'a>(DescriptorEncoder<'a>);
+pub(super) struct Families<'a> {
+    pub(super) encoder: DescriptorEncoder<'a>,
+    /// Families that were left out, since they have no series now.
+    pub(super) absent: Vec<String>,
+}
 
 impl Families<'_> {
+    /// Writes all of them; tells which were left out.
+    pub(super) fn all(mut self, figures: &Figures) -> Result<Vec<String>, fmt::Error> {
+        self.policies(figures)?;
+        self.datapath(figures)?;
+        self.hooks(figures)?;
+        self.agent(figures)?;
+        Ok(self.absent)
+    }
+
     fn policies(&mut self, figures: &Figures) -> fmt::Result {
-        let sums = series::sums(&figures.rules);
+        let Bounded { rules, others, folded } = &figures.rules;
+        let own = |count: fn(&RuleFigures) -> u64| rules.iter().map(move |f| (series::labels(&f.rule), count(f)));
+        let other = |count: fn(&OtherFigures) -> u64| others.iter().map(move |f| (series::other_labels(f), count(f)));
         self.counters(
             "portcullis_policy_packets",
-            "Packets that a policy decided, by the rule that did: its index, isolation, self or own-node. A packet that \
-             becomes several segments counts as those.",
+            "Packets that a policy decided, by the rule that did: its index, isolation, self or own-node; other for all rules \
+             beyond the setting max-policy-series. A packet that becomes several segments counts as those.",
             None,
-            sums.iter().map(|(rule, (packets, _))| (series::labels(rule), *packets)),
+            own(|figures| figures.packets).chain(other(|figures| figures.packets)),
         )?;
         self.counters(
             "portcullis_policy",
             "Bytes of the packets that a policy decided, link-layer headers included.",
             Some(&Unit::Bytes),
-            sums.iter().map(|(rule, (_, bytes))| (series::labels(rule), *bytes)),
+            own(|figures| figures.bytes).chain(other(|figures| figures.bytes)),
+        )?;
+        self.family(
+            "portcullis_policy_rules_folded",
+            "Rules without series of their own, which are counted as other: more than the setting max-policy-series.",
+            None,
+            &ConstGauge::new(*folded),
         )
     }
 
@@ -205,9 +224,12 @@ impl Families<'_> {
             &ConstGauge::new(u32::from(figures.synced)),
         )?;
         // A moment before 1970 is a clock that is wrong: no time is better than one that looks right.
-        let Some(at) = figures.last_sync.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) else { return Ok(()) };
+        let Some(at) = figures.last_sync.and_then(|at| at.duration_since(UNIX_EPOCH).ok()) else {
+            self.absent.push(LAST_SYNC.to_owned());
+            return Ok(());
+        };
         self.family(
-            "portcullis_last_sync_timestamp",
+            LAST_SYNC,
             "When the tables last were what the sources ask for, in Unix time.",
             Some(&Unit::Seconds),
             &ConstGauge::new(at.as_secs_f64()),
@@ -216,7 +238,7 @@ impl Families<'_> {
 
     /// A family of one metric without labels of its own.
     fn family(&mut self, name: &str, help: &str, unit: Option<&Unit>, metric: &impl EncodeMetric) -> fmt::Result {
-        metric.encode(self.0.encode_descriptor(name, help, unit, metric.metric_type())?)
+        metric.encode(self.encoder.encode_descriptor(name, help, unit, metric.metric_type())?)
     }
 
     /// A family of counters; without a series there is no family.
@@ -249,8 +271,11 @@ impl Families<'_> {
         series: impl Iterator<Item = (L, M)>,
     ) -> fmt::Result {
         let mut series = series.peekable();
-        let Some((_, first)) = series.peek() else { return Ok(()) };
-        let mut family = self.0.encode_descriptor(name, help, unit, first.metric_type())?;
+        let Some((_, first)) = series.peek() else {
+            self.absent.push(name.to_owned());
+            return Ok(());
+        };
+        let mut family = self.encoder.encode_descriptor(name, help, unit, first.metric_type())?;
         for (labels, metric) in series {
             metric.encode(family.encode_family(&labels)?)?;
         }

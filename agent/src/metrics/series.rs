@@ -1,9 +1,8 @@
 //! The labels of the policy series, and what is counted under them.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
 
-use crate::metrics::RuleFigures;
+use crate::metrics::OtherFigures;
 use crate::model::{RuleOrigin, Verdict};
 use crate::state::{RuleCause, RuleIdentity};
 
@@ -12,10 +11,6 @@ pub(super) type PolicyLabels<'a> = [(&'static str, Cow<'a, str>); 6];
 
 /// The labels of what a rule decided.
 pub(super) fn labels(identity: &RuleIdentity) -> PolicyLabels<'_> {
-    let verdict = match identity.verdict {
-        Verdict::Allow => "allow",
-        Verdict::Deny => "deny",
-    };
     let rule = match identity.cause {
         RuleCause::Isolation => "isolation".into(),
         RuleCause::Rule(RuleOrigin::Itself) => "self".into(),
@@ -24,7 +19,7 @@ pub(super) fn labels(identity: &RuleIdentity) -> PolicyLabels<'_> {
     };
     [
         ("direction", identity.direction.to_string().into()),
-        ("verdict", verdict.into()),
+        ("verdict", verdict(identity.verdict).into()),
         ("policy_kind", identity.policy.kind.to_string().into()),
         ("policy_namespace", identity.policy.namespace.as_deref().unwrap_or("").into()),
         ("policy_name", identity.policy.name.as_ref().into()),
@@ -32,14 +27,21 @@ pub(super) fn labels(identity: &RuleIdentity) -> PolicyLabels<'_> {
     ]
 }
 
-/// Packets and bytes of each identity: while tables of before and after stand side by side, several rule numbers may
-/// have the same, and a scrape that names a series twice is refused as a whole.
-pub(super) fn sums(rules: &[RuleFigures]) -> BTreeMap<&RuleIdentity, (u64, u64)> {
-    let mut sums: BTreeMap<&RuleIdentity, (u64, u64)> = BTreeMap::new();
-    for figures in rules {
-        let (packets, bytes) = sums.entry(&figures.rule).or_default();
-        *packets = packets.saturating_add(figures.packets);
-        *bytes = bytes.saturating_add(figures.bytes);
+/// The labels of what rules decided that have no series of their own.
+pub(super) fn other_labels(other: &OtherFigures) -> PolicyLabels<'static> {
+    [
+        ("direction", other.direction.to_string().into()),
+        ("verdict", verdict(other.verdict).into()),
+        ("policy_kind", "".into()),
+        ("policy_namespace", "".into()),
+        ("policy_name", "".into()),
+        ("rule", "other".into()),
+    ]
+}
+
+const fn verdict(verdict: Verdict) -> &'static str {
+    match verdict {
+        Verdict::Allow => "allow",
+        Verdict::Deny => "deny",
     }
-    sums
 }

@@ -134,11 +134,18 @@ impl Reconciler {
     /// Gives an endpoint its slot; whether it may have its hooks now.
     fn seat_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<bool, String> {
         if let Some(slot) = self.slots.used.get_mut(&link.ifindex) {
-            // Of another pod only if what its veth was taken for has been corrected.
             if id.is_some() && slot.id != id {
+                // Of another pod only if what its veth was taken for has been corrected: then no flow of that one serves it.
+                let corrected = slot.id.is_some();
+                if corrected {
+                    slot.incarnation = self.dataplane.next_incarnation();
+                }
                 slot.id.clone_from(&id);
-                let number = slot.number;
+                let (number, incarnation) = (slot.number, slot.incarnation);
                 self.name_slot(number, id.as_ref());
+                if corrected {
+                    self.endpoint_begins(incarnation, link.incarnation);
+                }
             }
         } else {
             // On the first pass a pod that has a policy waits for it, rather than being closed meanwhile.

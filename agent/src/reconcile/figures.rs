@@ -10,6 +10,7 @@ use super::slots::Slot;
 use crate::compile::Problem;
 use crate::dataplane::Hooks;
 use crate::endpoints::Role;
+use crate::index::Cluster;
 use crate::metrics::RuleFigures;
 use crate::model::{Direction, Policy, PolicyId};
 use crate::status::{DirectionStatus, EndpointState, EndpointStatus, ExitStatus, Repair, TableFill};
@@ -47,6 +48,12 @@ impl Reconciler {
     #[must_use]
     pub const fn health(&self) -> &Health {
         &self.health
+    }
+
+    /// The cluster as it is known.
+    #[must_use]
+    pub const fn cluster(&self) -> &Cluster {
+        &self.cluster
     }
 
     /// The counts of all rules that apply to pods of this node.

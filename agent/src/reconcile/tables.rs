@@ -187,6 +187,9 @@ impl Reconciler {
         // Without addresses none could be checked.
         let policy = policy.filter(|policy| any_source || open_pending || !policy.addresses.is_empty());
         let mut row = endpoint_row(policy, before, self.bank, any_source);
+        if let Some(slot) = self.slots.used.get(&ifindex) {
+            row.incarnation = slot.incarnation;
+        }
         if allow_tunnels && policy.is_some() {
             row.flags |= endpoint_flag::TUNNELS;
         }

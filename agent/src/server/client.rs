@@ -5,16 +5,19 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use axum::body::{Body, Bytes, to_bytes};
-use axum::http::{HeaderMap, Request, StatusCode, header};
+use axum::http::{HeaderMap, Method, Request, StatusCode, header};
 use hyper::client::conn::http1;
 use hyper_util::rt::TokioIo;
 use tokio::io::{AsyncRead, AsyncWrite};
 use tokio::net::UnixStream;
 
-use crate::status::Status;
+use crate::status::{Status, Told};
 
 /// An agent that needs longer is stuck.
 const PATIENCE: Duration = Duration::from_secs(10);
+
+/// A question about a large cluster takes its time.
+const THOUGHT: Duration = Duration::from_secs(120);
 
 /// Bytes of an answer. A node has some hundred pods; this is room for a hundred times as much.
 const LONGEST: usize = 64 << 20;
@@ -42,14 +45,22 @@ pub enum FetchError {
     /// The agent is silent.
     #[error(
         "the agent on {path} has not answered within {} s: it is stuck or overloaded; its log says more",
-        PATIENCE.as_secs()
+        limit.as_secs()
     )]
     Silent {
         /// The socket.
         path: PathBuf,
+        /// How long it was waited for.
+        limit: Duration,
+    },
+    /// There is no answer to what was asked.
+    #[error("{reason}")]
+    Refused {
+        /// The agent's words.
+        reason: String,
     },
     /// The agent cannot say.
-    #[error("the agent cannot tell its status now: {reason}")]
+    #[error("the agent cannot answer now: {reason}")]
     Unavailable {
         /// The agent's words.
         reason: String,
@@ -69,35 +80,79 @@ pub enum FetchError {
 /// # Errors
 /// When no agent answers, or it cannot tell.
 pub async fn fetch_status(path: &Path) -> Result<Status, FetchError> {
-    let silent = |_| FetchError::Silent { path: path.to_owned() };
-    tokio::time::timeout(PATIENCE, ask(path)).await.map_err(silent)?
+    let body = ask(path, PATIENCE, Method::GET, "/status", String::new()).await?;
+    understood(path, &body)
 }
 
-async fn ask(path: &Path) -> Result<Status, FetchError> {
+/// Asks it about the cluster that it knows.
+///
+/// # Errors
+/// When no agent answers, or there is no answer.
+pub async fn ask_cluster(path: &Path, question: String) -> Result<Told, FetchError> {
+    let body = ask(path, THOUGHT, Method::POST, "/cluster", question).await?;
+    understood(path, &body)
+}
+
+/// Asks it what it logs, or tells it what to log from now on.
+///
+/// # Errors
+/// When no agent answers, or it does not take the filter.
+pub async fn log_level(path: &Path, to: Option<String>) -> Result<String, FetchError> {
+    let method = if to.is_some() { Method::PUT } else { Method::GET };
+    let body = ask(path, PATIENCE, method, "/log-level", to.unwrap_or_default()).await?;
+    Ok(String::from_utf8_lossy(&body).into_owned())
+}
+
+fn understood<T: serde::de::DeserializeOwned>(path: &Path, body: &[u8]) -> Result<T, FetchError> {
+    let unintelligible = |what| FetchError::Unintelligible { path: path.to_owned(), what };
+    serde_json::from_slice(body).map_err(|error| unintelligible(error.to_string()))
+}
+
+async fn ask(path: &Path, limit: Duration, method: Method, what: &str, body: String) -> Result<Bytes, FetchError> {
+    let silent = |_| FetchError::Silent { path: path.to_owned(), limit };
+    tokio::time::timeout(limit, answered(path, method, what, body)).await.map_err(silent)?
+}
+
+async fn answered(path: &Path, method: Method, what: &str, body: String) -> Result<Bytes, FetchError> {
     let unintelligible = |what| FetchError::Unintelligible { path: path.to_owned(), what };
     let stream = UnixStream::connect(path).await.map_err(|source| match source.kind() {
         io::ErrorKind::PermissionDenied => FetchError::Denied { path: path.to_owned() },
         _ => FetchError::NoAgent { path: path.to_owned(), source },
     })?;
-    let (code, _, body) = get(stream, "/status").await.map_err(|error| unintelligible(error.to_string()))?;
+    let answer = request(stream, method, what, Body::from(body)).await;
+    let (code, _, body) = answer.map_err(|error| unintelligible(error.to_string()))?;
+    let reason = || String::from_utf8_lossy(&body).trim_end().to_owned();
     match code {
-        StatusCode::OK => serde_json::from_slice(&body).map_err(|error| unintelligible(error.to_string())),
-        StatusCode::SERVICE_UNAVAILABLE => {
-            Err(FetchError::Unavailable { reason: String::from_utf8_lossy(&body).trim_end().to_owned() })
-        }
+        StatusCode::OK => Ok(body),
+        StatusCode::SERVICE_UNAVAILABLE => Err(FetchError::Unavailable { reason: reason() }),
+        StatusCode::UNPROCESSABLE_ENTITY => Err(FetchError::Refused { reason: reason() }),
         code => Err(unintelligible(format!("its answer is {code}"))),
     }
 }
 
-/// One request over a connection of its own.
+/// What is at a path.
+#[cfg(test)]
 pub(super) async fn get<S>(stream: S, path: &str) -> Result<(StatusCode, HeaderMap, Bytes), axum::Error>
+where
+    S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
+{
+    request(stream, Method::GET, path, Body::empty()).await
+}
+
+/// One request over a connection of its own.
+async fn request<S>(
+    stream: S,
+    method: Method,
+    path: &str,
+    body: Body,
+) -> Result<(StatusCode, HeaderMap, Bytes), axum::Error>
 where
     S: AsyncRead + AsyncWrite + Unpin + Send + 'static,
 {
     let (mut sender, connection) = http1::handshake(TokioIo::new(stream)).await.map_err(axum::Error::new)?;
     // It ends when the sender goes.
     tokio::spawn(connection);
-    let request = Request::get(path).header(header::HOST, "portcullis").body(Body::empty());
+    let request = Request::builder().method(method).uri(path).header(header::HOST, "portcullis").body(body);
     let response = sender.send_request(request.map_err(axum::Error::new)?).await.map_err(axum::Error::new)?;
     let (parts, body) = response.into_parts();
     Ok((parts.status, parts.headers, to_bytes(Body::new(body), LONGEST).await?))

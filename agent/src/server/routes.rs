@@ -7,10 +7,10 @@ use std::time::Instant;
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::get;
+use axum::routing::{get, post};
 use axum::{Json, Router};
 
-use super::{Answers, Readiness, Views};
+use super::{Answers, Readiness, Refusal, Views};
 use crate::metrics;
 
 type Shared<A> = State<Arc<Views<A>>>;
@@ -29,7 +29,9 @@ pub(super) fn http<A: Answers>(views: Arc<Views<A>>) -> Router {
 pub(super) fn socket<A: Answers>(views: Arc<Views<A>>) -> Router {
     Router::new()
         .route("/status", get(status::<A>))
-        .fallback(async || (StatusCode::NOT_FOUND, "there is /status\n"))
+        .route("/cluster", post(cluster::<A>))
+        .route("/log-level", get(log_level::<A>).put(set_log_level::<A>))
+        .fallback(async || (StatusCode::NOT_FOUND, "there are /status, /cluster and /log-level\n"))
         .with_state(views)
 }
 
@@ -48,6 +50,25 @@ async fn status<A: Answers>(State(views): Shared<A>) -> Response {
     match views.answers.status().await {
         Ok(status) => Json(status).into_response(),
         Err(reason) => unavailable(reason),
+    }
+}
+
+async fn cluster<A: Answers>(State(views): Shared<A>, question: String) -> Response {
+    views.answers.cluster(question).await.map(Json).map_err(refused).into_response()
+}
+
+async fn log_level<A: Answers>(State(views): Shared<A>) -> Response {
+    views.answers.log_level(None).await.map_err(refused).into_response()
+}
+
+async fn set_log_level<A: Answers>(State(views): Shared<A>, filter: String) -> Response {
+    views.answers.log_level(Some(filter)).await.map_err(refused).into_response()
+}
+
+fn refused(refusal: Refusal) -> Response {
+    match refusal {
+        Refusal::Unavailable(reason) => unavailable(reason),
+        Refusal::Question(reason) => (StatusCode::UNPROCESSABLE_ENTITY, format!("{reason}\n")).into_response(),
     }
 }
 

@@ -11,9 +11,11 @@ use tokio::sync::{Notify, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use super::client::get;
-use super::{Answers, Error, FetchError, Readiness, Server, Unavailable, Views, fetch_status};
+use super::{
+    Answers, Error, FetchError, Readiness, Refusal, Server, Unavailable, Views, ask_cluster, fetch_status, log_level,
+};
 use crate::metrics::{self, Figures};
-use crate::status::Status;
+use crate::status::{Status, Told};
 
 const LIMIT: Duration = Duration::from_secs(30);
 
@@ -40,6 +42,23 @@ impl Answers for Changeable {
         self.order()?;
         Ok(status())
     }
+
+    async fn cluster(&self, question: String) -> Result<Told, Refusal> {
+        self.order()?;
+        match question.strip_prefix("why ") {
+            Some(what) => Ok(Told { text: format!("{what}, because"), notes: vec!["a note".to_owned()], refused: 2 }),
+            None => Err(Refusal::Question("not asked well".to_owned())),
+        }
+    }
+
+    async fn log_level(&self, to: Option<String>) -> Result<String, Refusal> {
+        self.order()?;
+        match to.as_deref() {
+            None => Ok("info".to_owned()),
+            Some("loud") => Err(Refusal::Question("no level".to_owned())),
+            Some(to) => Ok(to.to_owned()),
+        }
+    }
 }
 
 fn status() -> Status {
@@ -47,6 +66,7 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         started: "2026-03-01T12:00:00Z".parse().unwrap(),
         revision: 7,
+        source: String::new(),
         synced: true,
         not_synced_because: None,
         sources: Vec::new(),
@@ -160,7 +180,25 @@ async fn status_is_on_the_socket_alone() {
 
     *server.answers.out_of_order.lock().unwrap() = Some(Unavailable("still starting".to_owned()));
     let error = fetch_status(&server.socket).await.unwrap_err();
-    assert_eq!(error.to_string(), "the agent cannot tell its status now: still starting");
+    assert_eq!(error.to_string(), "the agent cannot answer now: still starting");
+}
+
+#[tokio::test]
+async fn questions_are_answered_on_the_socket_alone() {
+    let server = Running::start().await;
+    let told = ask_cluster(&server.socket, "why x".to_owned()).await.unwrap();
+    assert_eq!((told.text.as_str(), told.refused), ("x, because", 2));
+    let error = ask_cluster(&server.socket, "what".to_owned()).await.unwrap_err();
+    assert_eq!(error.to_string(), "not asked well", "the agent's own words");
+    assert_eq!(log_level(&server.socket, None).await.unwrap(), "info");
+    assert_eq!(log_level(&server.socket, Some("debug".to_owned())).await.unwrap(), "debug");
+    assert_eq!(log_level(&server.socket, Some("loud".to_owned())).await.unwrap_err().to_string(), "no level");
+    for path in ["/cluster", "/log-level"] {
+        assert_eq!(server.get(path).await.0, 404, "{path}: pods and addresses are not told over TCP");
+    }
+    *server.answers.out_of_order.lock().unwrap() = Some(Unavailable("the agent is stopping".to_owned()));
+    let error = ask_cluster(&server.socket, "why x".to_owned()).await.unwrap_err();
+    assert_eq!(error.to_string(), "the agent cannot answer now: the agent is stopping");
 }
 
 #[tokio::test]
@@ -189,6 +227,14 @@ impl Answers for Stuck {
 
     async fn status(&self) -> Result<Status, Unavailable> {
         Err(Unavailable(String::new()))
+    }
+
+    async fn cluster(&self, _question: String) -> Result<Told, Refusal> {
+        Ok(Told::default())
+    }
+
+    async fn log_level(&self, _to: Option<String>) -> Result<String, Refusal> {
+        Ok(String::new())
     }
 }
 

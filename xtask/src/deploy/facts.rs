@@ -1,4 +1,5 @@
-//! What must be true of every DaemonSet here, however it was rendered. Each line is a promise of docs/install.md or a lesson.
+//! What must be true of every DaemonSet here, however it was rendered. Each line is a promise of docs/install.md or a
+//! lesson.
 
 use serde_json::{Value, json};
 

@@ -73,7 +73,7 @@ const ALL: [Part; 7] = [
     Part {
         name: "services",
         test: "live_policy",
-        filters: &["rewritten::routed_over_ipip"],
+        filters: &["rewritten::routed_by_iptables_nft"],
         environment: GUEST,
         patience: 900,
         usual: ENDS,

@@ -50,7 +50,7 @@ fn ask(cluster: &Cluster, from: &str, to: &str, asked: Asked, output: ExplainOut
     let [from, to] = [from, to].map(|party| party.parse().expect("a pod or an address"));
     let mut out = Vec::new();
     write(
-        &ExplainArgs { manifests: "".into(), from, to, port, protocol, output, own_node: Default::default() },
+        &ExplainArgs { source: Default::default(), from, to, port, protocol, output, own_node: Default::default() },
         cluster,
         &mut out,
     )?;
@@ -101,7 +101,7 @@ fn sentences() {
             "selectors mean pods",
             "203.0.113.1",
             http,
-            "- 203.0.113.1 is no pod of the manifests, and selectors match pods alone",
+            "- 203.0.113.1 is no pod of the cluster, and selectors match pods alone",
         ),
         ("a port", "198.51.100.1", Asked::Traffic(tcp(80)), "- 80/TCP is none of \"http\"/TCP, 9080-9081/TCP"),
         ("a port's name", "198.51.100.1", Asked::Traffic(tcp(80)), "- \"http\"/TCP is port 8080 on dgraph/alpha"),
@@ -158,13 +158,13 @@ fn no_answers() {
             "an unknown pod",
             "dgraph/beta",
             "dgraph/alpha",
-            "there is no pod dgraph/beta in the manifests; its namespace has dgraph/alpha, dgraph/job",
+            "there is no pod dgraph/beta in the cluster; its namespace has dgraph/alpha, dgraph/job",
         ),
         (
             "an unknown namespace",
             "a/b",
             "dgraph/alpha",
-            "there is no pod a/b in the manifests; namespaces with pods are dgraph, kube-system, pydgraph-client",
+            "there is no pod a/b in the cluster; namespaces with pods are dgraph, kube-system, pydgraph-client",
         ),
         ("a finished pod", "dgraph/job", "dgraph/alpha", "pod dgraph/job has finished"),
         ("no pod at all", "203.0.113.1", "203.0.113.2", "neither 203.0.113.1 nor 203.0.113.2 is a pod"),
@@ -204,7 +204,7 @@ fn json() {
                     "rules": [{
                         "rule": 0, "implied": null, "outcome": "misses",
                         "peers": ["every pod in namespace dgraph"], "ports": "every protocol and port",
-                        "because": ["198.51.100.1 is no pod of the manifests, and selectors match pods alone"]
+                        "because": ["198.51.100.1 is no pod of the cluster, and selectors match pods alone"]
                     }, {
                         "rule": 1, "implied": null, "outcome": "misses",
                         "peers": [

@@ -58,7 +58,7 @@ fn side(judged: &Judged<'_>) -> String {
 fn summary(judged: &Judged<'_>) -> String {
     let direction = judged.direction;
     let Some(explanation) = &judged.explanation else {
-        return "not judged. It is no pod of the manifests.".to_owned();
+        return "not judged. It is no pod of the cluster.".to_owned();
     };
     let verdict = match explanation.decision.verdict {
         Verdict::Allow => "allowed",

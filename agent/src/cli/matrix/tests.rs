@@ -8,7 +8,8 @@ use crate::model::{Object, Protocol};
 
 fn args(ports: &[Traffic], output: MatrixOutput) -> MatrixArgs {
     MatrixArgs {
-        manifests: "".into(),
+        source: Default::default(),
+        namespaces: Vec::new(),
         ports: ports.to_vec(),
         output,
         engine: EngineName::Evaluator,
@@ -18,7 +19,7 @@ fn args(ports: &[Traffic], output: MatrixOutput) -> MatrixArgs {
 
 fn answer(cluster: &Cluster, args: &MatrixArgs) -> String {
     let mut out = Vec::new();
-    write(args, cluster, &EvaluatorEngine::new(cluster), &mut out).expect("written");
+    write(args, cluster, &EvaluatorEngine::new(cluster), u64::MAX, &mut out).expect("written");
     String::from_utf8(out).expect("UTF-8")
 }
 

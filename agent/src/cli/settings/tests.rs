@@ -8,19 +8,22 @@ use crate::cli::command_line::{self, Command, CommandLineError, Invocation};
 use crate::cli::generate::described;
 use crate::cli::run::{RunArgs, SourceValidation};
 
+/// Names and values of an environment.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
 /// Parses a line with a file of settings and an environment.
-fn parse(line: &str, file: &str, environment: &[(&str, &str)]) -> Result<Invocation, CommandLineError> {
+fn parse(line: &str, file: &str, environment: Variables<'_>) -> Result<Invocation, CommandLineError> {
     let directory = tempfile::tempdir().unwrap();
     let path = directory.path().join("config.yaml");
     std::fs::write(&path, file).unwrap();
     let words = std::iter::once("portcullis").chain(line.split_whitespace()).map(OsString::from);
-    let config = [OsString::from("--config"), path.clone().into_os_string()];
+    let config = [OsString::from("--config"), path.into_os_string()];
     let arguments: Vec<OsString> = words.chain(config).collect();
     let environment: Environment = environment.iter().map(|(name, value)| (name.into(), value.into())).collect();
     command_line::parse(&arguments, &environment)
 }
 
-fn run(line: &str, file: &str, environment: &[(&str, &str)]) -> RunArgs {
+fn run(line: &str, file: &str, environment: Variables<'_>) -> RunArgs {
     let line = format!("run --manifests d {line}");
     match parse(&line, file, environment).unwrap_or_else(|error| panic!("{line}: {error}")).cli.command {
         Command::Run(args) => *args,
@@ -28,14 +31,14 @@ fn run(line: &str, file: &str, environment: &[(&str, &str)]) -> RunArgs {
     }
 }
 
-fn refusal(line: &str, file: &str, environment: &[(&str, &str)]) -> String {
+fn refusal(line: &str, file: &str, environment: Variables<'_>) -> String {
     parse(&format!("run --manifests d {line}"), file, environment).expect_err("it must be refused").to_string()
 }
 
 #[test]
 fn the_command_line_goes_before_the_environment_and_that_before_the_file() {
     let variable = [("PORTCULLIS_MAX_ENDPOINTS", "20")];
-    let rows: [(&str, &str, &[(&str, &str)], u32, &str); 7] = [
+    let rows: [(&str, &str, Variables<'_>, u32, &str); 7] = [
         ("--max-endpoints 10", "max-endpoints: 30", &variable, 10, "all say something"),
         ("", "max-endpoints: 30", &variable, 20, "the environment and the file"),
         ("", "max-endpoints: 30", &[], 30, "the file alone"),
@@ -79,7 +82,7 @@ fn every_form_of_value_may_stand_in_the_file_and_in_the_environment() {
 
 #[test]
 fn a_bad_value_names_itself() {
-    let rows: [(&str, &[(&str, &str)], &str); 13] = [
+    let rows: [(&str, Variables<'_>, &str); 13] = [
         (
             "\nmax-endpoints: 9999",
             &[],
@@ -169,7 +172,11 @@ fn other_commands_share_what_is_not_about_sources() {
         other => panic!("{other:?}"),
     }
     match parse("matrix --manifests here", file, &[("PORTCULLIS_MANIFESTS", "elsewhere")]).unwrap().cli.command {
-        Command::Matrix(args) => assert_eq!(args.manifests, Path::new("here")),
+        Command::Matrix(args) => assert_eq!(args.source.manifests.as_deref(), Some(Path::new("here"))),
+        other => panic!("{other:?}"),
+    }
+    match parse("matrix", file, &[("PORTCULLIS_MANIFESTS", "elsewhere")]).unwrap().cli.command {
+        Command::Matrix(args) => assert_eq!(args.source.manifests, None, "an agent's source is not the command's"),
         other => panic!("{other:?}"),
     }
 }
@@ -220,7 +227,9 @@ fn every_setting_has_a_default_a_unit_and_a_meaning() {
         let help =
             setting.0.get_long_help().or_else(|| setting.0.get_help()).map(ToString::to_string).unwrap_or_default();
         assert!(help.len() > 20, "{key} has no description");
-        let says_default = ["Default", "Without", "beside", "By default"].iter().any(|word| help.contains(word));
+        let says_default = ["Default", "Without", "By default", "beside", "instead", "if not", "Needed"]
+            .iter()
+            .any(|word| help.contains(word));
         let optional = setting.is_list() || setting.0.is_required_set() || says_default;
         assert!(
             !document::defaults(&setting).is_empty() || optional,

@@ -1,8 +1,9 @@
 use jiff::{SignedDuration, Timestamp};
 
-use super::{write_json, write_text};
+use super::{write_cluster, write_json, write_text};
 use crate::status::{
-    DirectionStatus, EndpointState, EndpointStatus, ExitStatus, LastUpdate, Status, TableFill, UpdateResult,
+    AgentStatus, ClusterStatus, DirectionStatus, EndpointState, EndpointStatus, ExitStatus, LastUpdate, NodeStatus,
+    SourceStatus, Status, TableFill, UpdateResult,
 };
 
 fn now() -> Timestamp {
@@ -18,6 +19,7 @@ fn status() -> Status {
         version: "0.1.0".to_owned(),
         started: before(3 * 3600 + 12 * 60 + 5),
         revision: 42,
+        source: String::new(),
         synced: true,
         not_synced_because: None,
         sources: Vec::new(),
@@ -90,6 +92,71 @@ Problems (1):
   - shop.yaml, document 2: spec.ingress[0].ports[0].endPort is below port
 ";
     assert_eq!(text(&status()), expected);
+}
+
+#[test]
+fn a_cluster_is_told_kind_by_kind() {
+    let kind = |kind: &str, heard: Option<i64>, lost: Option<i64>, because: Option<&str>| SourceStatus {
+        kind: kind.to_owned(),
+        in_sync: because.is_none(),
+        listed: heard.is_some(),
+        lost_since: lost.map(before),
+        because: because.map(str::to_owned),
+        heard: heard.map(before),
+        objects: 12,
+        lists: 1,
+        failures: 0,
+    };
+    let sources = vec![
+        kind("Pod", Some(2), None, None),
+        kind("Namespace", Some(301), Some(301), Some("connection refused\u{1b}[2J")),
+        kind("NetworkPolicy", None, None, Some("timeout")),
+    ];
+    let source = "cluster https://10.0.0.1".to_owned();
+    let text = text(&Status { source, sources, ..status() });
+    let expected = "\
+source: cluster https://10.0.0.1
+last update 12s ago: applied in 3.2 ms
+endpoints: 1 enforced, 1 pending
+
+Watched:
+ KIND           STATE          OBJECTS  LAST HEARD OF  BECAUSE
+ Pod            in sync        12       2s ago         -
+ Namespace      lost 5m1s ago  12       5m1s ago       connection refused\\u{1b}[2J
+ NetworkPolicy  not read yet   12       never          timeout
+";
+    assert!(text.contains(expected), "{text}");
+}
+
+#[test]
+fn the_agents_of_a_cluster() {
+    let agent = |pod: &str, because: Option<&str>| AgentStatus {
+        pod: format!("portcullis/{pod}"),
+        ready: because.is_none(),
+        since: Some(before(301)),
+        because: because.map(str::to_owned),
+        image: "portcullis:dev".to_owned(),
+    };
+    let node = |name: &str, held, agent| NodeStatus { name: name.to_owned(), held, agent };
+    let nodes = vec![
+        node("a", false, Some(agent("x", None))),
+        node("b", true, Some(agent("y", Some("not in\nsync")))),
+        node("virtual", false, None),
+    ];
+    let status = ClusterStatus { server: "https://10.0.0.1".to_owned(), nodes };
+    let mut out = Vec::new();
+    write_cluster(&status, now(), &mut out).unwrap();
+    let expected = "\
+cluster https://10.0.0.1
+nodes: 3, with an agent: 2, of which ready: 1
+
+Nodes:
+ NODE     AGENT         STATE                    SINCE     IMAGE           PODS MAY COME
+ a        portcullis/x  ready                    5m1s ago  portcullis:dev  yes
+ b        portcullis/y  NOT ready: not in\\nsync  5m1s ago  portcullis:dev  no: tainted
+ virtual  -             no agent                 -         -               yes
+";
+    assert_eq!(String::from_utf8(out).unwrap(), expected);
 }
 
 #[test]
