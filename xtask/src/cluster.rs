@@ -23,6 +23,7 @@ mod trials;
 mod tutorial;
 mod up;
 
+use std::io::Write as _;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
@@ -272,6 +273,11 @@ fn with_portcullis(
     let binaries = binaries::ensure(cache, false)?;
     images.push(images::ensure(&binaries)?);
     let there = State::read()?.filter(State::is_up);
+    if there.as_ref().is_some_and(|state| state.plan.nodes < NEEDED_NODES) {
+        bail!(
+            "this needs a cluster of {NEEDED_NODES} nodes, and one of fewer is up: `cargo xtask cluster down` removes it"
+        );
+    }
     let plan =
         there.as_ref().map_or(Plan { nodes: 2, cni: Cni::default(), proxy: Proxy::default() }, |state| state.plan);
     let outcome = up::up(plan, &up::Parts { binaries: &binaries, images }).and_then(|(state, kubectl)| {
@@ -287,6 +293,9 @@ fn with_portcullis(
 fn word_of(value: impl clap::ValueEnum) -> String {
     value.to_possible_value().map(|value| value.get_name().to_owned()).unwrap_or_default()
 }
+
+/// Between pods of two nodes, packets take other ways than on one.
+const NEEDED_NODES: u8 = 2;
 
 const NEEDS_ROOT: &str = "a cluster is made of namespaces and mounts: run it as root or with sudo";
 
@@ -325,9 +334,9 @@ fn shell(machine: &str, words: &[String]) -> Result<()> {
     Ok(())
 }
 
-#[expect(clippy::print_stdout, reason = "the command's answer")]
+/// Prints a command's answer. A reader that has gone has what it wanted.
 fn say(text: &str) {
-    println!("{text}");
+    let _ = writeln!(std::io::stdout(), "{text}");
 }
 
 #[cfg(test)]

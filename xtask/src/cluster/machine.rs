@@ -78,13 +78,8 @@ pub(super) fn enter(name: &str) -> Result<()> {
         .stdout(Stdio::null())
         .spawn()
         .context("cannot start the first process")?;
-    say(&child.id().to_string());
+    super::say(&child.id().to_string());
     Ok(())
-}
-
-#[expect(clippy::print_stdout, reason = "the answer to the process that asked")]
-fn say(text: &str) {
-    println!("{text}");
 }
 
 /// The first process of a machine.
