@@ -135,9 +135,13 @@ pub fn parse(arguments: &[OsString], environment: &Environment) -> Result<Invoca
     let all = arguments.iter().cloned().chain(found.arguments());
     let matches = command.clone().try_get_matches_from(all).map_err(usage)?;
     let mut cli = Cli::from_arg_matches(&matches).map_err(|error| error.format(&mut command.clone()))?;
-    if let Command::Explain(ExplainArgs { source, .. }) | Command::Matrix(MatrixArgs { source, .. }) = &mut cli.command
-    {
-        source.plugin = is_plugin(arguments.first().and_then(|program| Path::new(program).file_name()));
+    let plugin = is_plugin(arguments.first().and_then(|program| Path::new(program).file_name()));
+    match &mut cli.command {
+        Command::Explain(ExplainArgs { source, .. }) | Command::Matrix(MatrixArgs { source, .. }) => {
+            source.plugin = plugin
+        }
+        Command::Status(args) => args.plugin = plugin,
+        _ => {}
     }
     let (effective, warnings) = found.settled(&matches);
     Ok(Invocation { cli, effective, warnings })
