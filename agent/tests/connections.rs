@@ -673,6 +673,17 @@ fn established_flows_are_kept_where_that_is_set() {
         assert!(stamp.is_ok(), "keep {keep}: it is for the exit to say");
         assert_eq!(exit(&world, stamp.unwrap(), ACK), expected, "keep {keep}: at the exit");
 
+        // Nothing restricts it any more, and no exit's word is asked for: what its own word waits for never comes.
+        let mut world = World::new(Set::Free, Set::Allow);
+        world.tables.image.set_flags(flags);
+        let stamp = world.leave(service, SYN).unwrap();
+        assert_eq!(exit(&world, stamp, SYN), Ok(()), "keep {keep}: out");
+        world.policy(Set::Free, Set::Free);
+        world.tables.image.set_flags(flags & !node_flag::CONFIRM);
+        assert_eq!(world.leave(service, ACK).map(drop), Ok(()), "keep {keep}: free now");
+        let answer = world.judge(Hook::ToPod, DEVICE, (SERVICE, 80), (POD, 4000), ACK, Stamp::OUTSIDE);
+        assert_eq!(answer.map(drop), Ok(()), "keep {keep}: the answer of what is free now");
+
         // What the kernel's connection table has told has not been judged yet.
         let world = World::new(Set::Deny, Set::Deny);
         world.tables.image.set_flags(flags);
