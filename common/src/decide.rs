@@ -109,8 +109,9 @@ fn judge_outgoing<T: Tables>(
         (*flow).incarnation = endpoint.incarnation;
     }
     let found = flow::find(t, OWN, endpoint.slot);
+    let at = flow;
     // SAFETY: as above.
-    let flow = unsafe { &mut *flow };
+    let flow = unsafe { &mut *at };
     // A reply whose entry has given way to others here is still one: an exit has let out what it answers, and knows for whom.
     let answers = !found && !headers.opens && answer_deferred(t, packet);
     if answers {
@@ -123,8 +124,9 @@ fn judge_outgoing<T: Tables>(
     }
     if (found || answers) && !headers.opens {
         let known = flow.state;
-        let same = flow.revision == endpoint.revision;
-        let current = same || keeps(t, flow, endpoint);
+        let current = flow.revision == endpoint.revision || keeps(t, OWN, endpoint.slot, endpoint.slot);
+        // SAFETY: as above. Anew, since that may have changed it.
+        let flow = unsafe { &mut *at };
         if known & state::INGRESS != 0 {
             flow.state = advance(known, headers, true);
             let mut rides = true;
@@ -141,7 +143,7 @@ fn judge_outgoing<T: Tables>(
             }
             if rides {
                 t.count(flow.rule, packet.size);
-                if !same || flow.state != known {
+                if flow.state != known {
                     t.store_flow(OWN, endpoint.slot);
                 }
                 if !answers {
@@ -159,7 +161,7 @@ fn judge_outgoing<T: Tables>(
             if known & (state::DEFERRED | state::ENDS_HERE) != state::DEFERRED {
                 t.count(flow.rule, packet.size);
             }
-            if !same || flow.state != known {
+            if flow.state != known {
                 t.store_flow(OWN, endpoint.slot);
             }
             return Ok(());
@@ -198,17 +200,32 @@ fn judge_outgoing<T: Tables>(
 /// Connections only (TCP, SCTP): the host may lead the next datagram of a flow elsewhere than the last (another backend), or
 /// take it in itself (a tunnel's port), so datagrams are judged. So is what nobody has judged yet (a seed, whose revision is
 /// 0), and what nothing restricts any more: such a flow waits for no exit's word.
+///
+/// `which` flow of the working memory it is, of the endpoint in `slot`, and kept in `owner`'s share.
 #[inline(always)]
-pub(crate) fn keeps<T: Tables>(t: T, flow: &mut FlowEntry, endpoint: &EndpointView) -> bool {
-    let restricted = if flow.state & state::INGRESS != 0 { endpoint.ingress } else { endpoint.egress };
-    let connection = matches!(flow.key.protocol(), protocol::TCP | protocol::SCTP);
-    if flow.revision == 0 || restricted == 0 || !connection || !has_node_flag(t, node_flag::KEEP) {
-        return false;
+pub(crate) fn keeps<T: Tables>(t: T, which: u32, slot: u32, owner: u32) -> bool {
+    has_node_flag(t, node_flag::KEEP) && t.keep(which, slot, owner)
+}
+
+/// Keeps that flow if it may be kept. Out of line: what it asks about would not fit into its callers' frames.
+#[inline(always)]
+#[must_use]
+pub fn keep<T: Tables>(t: T, which: u32, slot: u32, owner: u32) -> bool {
+    let (Some(endpoint), Some(work)) = (EndpointView::of(t, slot), t.work()) else { return false };
+    // SAFETY: the working memory is this decision's own.
+    unsafe {
+        let flow = &raw mut (*work).flows[(which & 1) as usize];
+        let restricted = if (*flow).state & state::INGRESS != 0 { endpoint.ingress } else { endpoint.egress };
+        let connection = matches!((*flow).key.protocol(), protocol::TCP | protocol::SCTP);
+        if (*flow).revision == 0 || restricted == 0 || !connection {
+            return false;
+        }
+        (*flow).revision = endpoint.revision;
+        if (*flow).rule >= rule::FIRST {
+            (*flow).rule = rule::KEPT;
+        }
     }
-    flow.revision = endpoint.revision;
-    if flow.rule >= rule::FIRST {
-        flow.rule = rule::KEPT;
-    }
+    t.store_flow(which, owner);
     true
 }
 
@@ -372,12 +389,14 @@ fn judge_incoming<T: Tables>(
         None => 0,
     };
     let found = flow::find(t, OWN, endpoint.slot);
+    let at = flow;
     // SAFETY: as above.
-    let flow = unsafe { &mut *flow };
+    let flow = unsafe { &mut *at };
     if found && !headers.opens {
         let known = flow.state;
-        let same = flow.revision == endpoint.revision;
-        let current = same || keeps(t, flow, endpoint);
+        let current = flow.revision == endpoint.revision || keeps(t, OWN, endpoint.slot, endpoint.slot);
+        // SAFETY: as above. Anew, since that may have changed it.
+        let flow = unsafe { &mut *at };
         if known & state::INGRESS == 0 {
             let mut rides = true;
             if current {
@@ -399,7 +418,7 @@ fn judge_incoming<T: Tables>(
                         flow.state |= state::ENDS_HERE;
                     }
                 }
-                if !same || flow.state != known {
+                if flow.state != known {
                     t.store_flow(OWN, endpoint.slot);
                 }
                 return Ok(());
@@ -410,7 +429,7 @@ fn judge_incoming<T: Tables>(
             if current && same_peer {
                 t.count(flow.rule, packet.size);
                 flow.state = advance(known, headers, false);
-                if !same || flow.state != known {
+                if flow.state != known {
                     t.store_flow(OWN, endpoint.slot);
                 }
                 return Ok(());

@@ -29,16 +29,12 @@ pub fn judge<T: Tables>(t: T, sender: u32, stamp: Stamp, size: Size) -> Drop {
         // A packet that was judged at neither hook may be a reply; a deferred one never is.
         let other = if deferred { state::INGRESS | state::DEFERRED } else { state::DEFERRED };
         let found = flow::find(t, OTHER, sender) && !(*headers).opens;
-        let same = (*flow).revision == endpoint.revision;
-        let current = same || found && crate::decide::keeps(t, &mut *flow, &endpoint);
+        let current = (*flow).revision == endpoint.revision || found && crate::decide::keeps(t, OTHER, sender, sender);
         if found && !current && !deferred && (*flow).state & state::INGRESS != 0 {
             return judge_reply(t, &endpoint, &*headers, &mut *flow, size);
         }
         if found && current && (*flow).state & other == 0 {
             t.count((*flow).rule, size);
-            if !same {
-                t.store_flow(OTHER, sender);
-            }
             if !deferred {
                 return Drop(0);
             }
@@ -133,7 +129,7 @@ pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
         let known = (*flow).state;
         (*flow).state = advance(known, &*headers, true);
         let same = client.revision == (*flow).revision;
-        if !same && !crate::decide::keeps(t, &mut *flow, &client) {
+        if !same && !crate::decide::keeps(t, OTHER, slot, CONFIRMED) {
             let verdict = t.egress(slot, (*headers).source, Asked::answer(&*headers).at_exit());
             if !verdict.allows() {
                 return false;

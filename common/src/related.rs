@@ -33,7 +33,7 @@ pub fn judge<T: Tables>(t: T, slot: u32, outgoing: bool, size: Size) -> Result<u
         if !flow::find(t, OTHER, slot) {
             return Err(Drop::UNRELATED);
         }
-        if (*flow).revision != endpoint.revision && !crate::decide::keeps(t, &mut *flow, &endpoint) {
+        if (*flow).revision != endpoint.revision && !crate::decide::keeps(t, OTHER, slot, slot) {
             t.note(Event::Rejudged);
             let verdict = judge_again(t, slot, outgoing, work);
             if !verdict.allows() {
@@ -99,7 +99,7 @@ pub fn judge_at_exit<T: Tables>(t: T, sender: u32, size: Size) -> Drop {
         if !flow::find(t, OTHER, sender) || (*flow).state & (state::INGRESS | state::DEFERRED) != 0 {
             return Drop::UNRELATED;
         }
-        let kept = (*flow).revision == endpoint.revision || crate::decide::keeps(t, &mut *flow, &endpoint);
+        let kept = (*flow).revision == endpoint.revision || crate::decide::keeps(t, OTHER, sender, sender);
         let mut rule = (*flow).rule;
         if !kept {
             let verdict = t.egress(sender, quoted.source, Asked::answer(quoted).at_exit());
@@ -134,7 +134,7 @@ pub fn confirms<T: Tables>(t: T, size: Size) -> bool {
         if client.incarnation != (*flow).peer_incarnation {
             return false;
         }
-        if client.revision != (*flow).revision && !crate::decide::keeps(t, &mut *flow, &client) {
+        if client.revision != (*flow).revision && !crate::decide::keeps(t, OTHER, slot, CONFIRMED) {
             let verdict = t.egress(slot, quoted.destination, Asked::opener(quoted).at_exit());
             if verdict.allows() && crate::exit::counts_again((*flow).state, verdict) {
                 t.count(verdict.rule(), size);

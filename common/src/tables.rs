@@ -86,6 +86,11 @@ pub trait Tables: Copy {
     fn recall_fragment(self, slot: u32, hook: u32) -> Drop {
         crate::fragment::recall(self, slot, hook)
     }
+    /// [`crate::decide::keep`]; likewise.
+    #[inline(always)]
+    fn keep(self, which: u32, slot: u32, owner: u32) -> bool {
+        crate::decide::keep(self, which, slot, owner)
+    }
     /// [`crate::related::confirms`]; likewise.
     #[inline(always)]
     fn related_confirms(self, size: Size) -> bool {

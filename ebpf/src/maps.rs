@@ -17,7 +17,7 @@ use portcullis_common::tables::{Event, Tables, Work};
 use portcullis_common::unusual::{self, Came, Course};
 use portcullis_common::verdict::{self, Asked};
 use portcullis_common::{Address, Stamp, stamp};
-use portcullis_common::{classify, exit, fragment, related};
+use portcullis_common::{classify, decide, exit, fragment, related};
 
 /// User space writes these arrays through memory that it maps, one aligned word at a time.
 const MMAPABLE: u32 = 1 << 10;
@@ -184,6 +184,10 @@ impl Tables for Maps {
     #[inline(always)]
     fn recall_fragment(self, slot: u32, hook: u32) -> Drop {
         Drop(recall_fragment(slot, hook))
+    }
+    #[inline(always)]
+    fn keep(self, which: u32, slot: u32, owner: u32) -> bool {
+        keep(which, slot, owner) != 0
     }
     #[inline(always)]
     fn related_confirms(self, size: Size) -> bool {
@@ -369,4 +373,11 @@ pub(crate) extern "C" fn recall_fragment(slot: u32, hook: u32) -> u32 {
 #[inline(never)]
 pub(crate) extern "C" fn related_confirms(size: u64) -> u32 {
     related::confirms(Maps, Size(size)).into()
+}
+
+/// See [`peer_value`].
+#[unsafe(no_mangle)]
+#[inline(never)]
+pub(crate) extern "C" fn keep(which: u32, slot: u32, owner: u32) -> u32 {
+    decide::keep(Maps, which, slot, owner).into()
 }

@@ -256,7 +256,12 @@ impl Watcher {
                 self.say(Told::There(self.kind, vec![found])).await?;
                 version
             }
-            ("DELETED", _) => {
+            ("DELETED", there) => {
+                // What was told before it must be taken in before it: else it would come back.
+                if let Some(there) = there {
+                    let chunk = std::mem::take(there);
+                    self.say(Told::There(self.kind, chunk)).await?;
+                }
                 let (version, key) = object::read_key(self.kind, object.get());
                 match key {
                     Ok(key) => self.say(Told::Gone(self.kind, key)).await?,
