@@ -27,16 +27,16 @@ fn all() -> Vec<Stage> {
     vec![
         stage("fmt", 1, fmt),
         stage("walls", 1, |_| walls::run().map(|()| Outcome::Passed)),
-        stage("set-up", 8, set_up),
-        stage("clippy", 5, clippy),
-        stage("deny", 4, |_| deny::run()),
+        stage("set-up", 6, set_up),
+        stage("clippy", 4, clippy),
+        stage("deny", 2, |_| deny::run()),
         stage("deploy", 6, deploy::stage),
-        stage("doc", 3, doc),
+        stage("doc", 2, doc),
         stage("test", 9, test),
-        stage("fuzz", 3, fuzz::stage),
-        stage("live", 16, live::run),
-        stage("cluster", 20, cluster::stage),
-        stage("kernels", 12, kernels::run),
+        stage("fuzz", 4, fuzz::stage),
+        stage("live", 24, live::run),
+        stage("cluster", 14, cluster::stage),
+        stage("kernels", 14, kernels::run),
     ]
 }
 
