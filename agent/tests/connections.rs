@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use portcullis::flows::{Connection, Inherited, Local, Progress, Surroundings, Tuple, seeds};
+use portcullis::flows::{Connection, Inherited, Local, Progress, Reader, Surroundings, Tuple};
 use portcullis::state::image::Sizes;
 use portcullis::state::memory::MemoryTables;
 use portcullis_common::decide::{self, Packet};
@@ -154,16 +154,11 @@ impl World {
         };
         let endpoints = [local(0, POD, 1), local(1, BACKEND, 2)];
         let lifetimes = [1_000_000; 16];
-        let around = Surroundings {
-            endpoints: &endpoints,
-            flags: &flags,
-            lifetimes,
-            jiffies: 1000,
-            first,
-            inherited: &Inherited::default(),
-        };
-        let mut seeds = seeds(connections, &around);
-        seeds.iter_mut().map(|place| usize::from(seed::plant(&self.tables, place))).sum()
+        let around = Surroundings { endpoints: &endpoints, flags: &flags, lifetimes, jiffies: 1000, first };
+        let inherited = Inherited::default();
+        let mut reader = Reader::new(around, inherited.reading(&[]));
+        let seeds = connections.iter().flat_map(|connection| reader.seeds(connection));
+        seeds.map(|mut place| usize::from(seed::plant(&self.tables, &mut place))).sum()
     }
 }
 
