@@ -8,6 +8,7 @@
 //! watch stands again, on which rests what the agent says of its own state, and it asks for whole, well-formed objects.
 
 mod agents;
+mod ask;
 mod backoff;
 mod config;
 mod failure;
@@ -17,6 +18,7 @@ mod kind;
 mod light;
 mod list;
 mod object;
+mod pace;
 mod removal;
 mod store;
 mod sync;
