@@ -66,7 +66,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
     /// Where metrics and health are served: /metrics, /healthz, /readyz.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = LISTEN)]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = LISTEN, value_parser = super::listen::parse)]
     pub listen: SocketAddr,
     /// Where `portcullis status` is answered.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
