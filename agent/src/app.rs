@@ -3,6 +3,7 @@
 mod beside;
 mod questions;
 mod source;
+mod standing;
 mod tally;
 
 pub use questions::{explain, log_level, matrix, status};
@@ -11,6 +12,7 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use source::{News, Origin};
+use standing::Standing;
 use tally::{Desk, Question, Tally};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
@@ -146,6 +148,7 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         report: source.report(),
         told: 0,
         unenforced: Default::default(),
+        failing: Standing::default(),
     };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let mut filters = netlink::watch_filters()?;
@@ -293,6 +296,8 @@ struct Agent {
     told: u64,
     /// Policies that are not in force, as of a number of passes.
     unenforced: ((u64, u64, bool), BTreeMap<PolicyId, String>),
+    /// Why passes fail, as far as the log knows.
+    failing: Standing,
 }
 
 impl Agent {
@@ -325,12 +330,23 @@ impl Agent {
         }
         match outcome {
             Ok(()) => {
+                if self.failing.ends() {
+                    tracing::info!("the tables are up to date again");
+                }
                 self.tell(begun);
                 let retry = self.reconciler.unattached().map(|_| RETRY);
                 self.reconciler.wants_another().then_some(SETTLE).or(retry)
             }
             Err(error) => {
-                tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
+                // Each pass tries again and fails again: the metrics count that.
+                let reason = match &error {
+                    // How full the others' rows make it changes all the time.
+                    ReconcileError::Full(full) => format!("{} is full", full.table),
+                    ReconcileError::Dataplane(error) => error.to_string(),
+                };
+                if self.failing.is_news(reason) {
+                    tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
+                }
                 Some(RETRY)
             }
         }
