@@ -24,6 +24,8 @@ pub(super) enum Failure {
     Other {
         /// What, for people.
         reason: String,
+        /// The answer's status; 0 where there was no answer.
+        code: u16,
         /// How long the server wants to be left alone.
         retry_after: Option<Duration>,
     },
@@ -31,7 +33,7 @@ pub(super) enum Failure {
 
 impl Failure {
     pub(super) fn other(reason: impl Into<String>) -> Self {
-        Self::Other { reason: reason.into(), retry_after: None }
+        Self::Other { reason: reason.into(), code: 0, retry_after: None }
     }
 
     pub(super) fn timed_out(limit: Duration) -> Self {
@@ -60,7 +62,7 @@ impl Failure {
                 "the API server does not know who asks ({shown}): see to the service account's token, or the kubeconfig"
             )),
             (403, _) => Self::Refused(format!("{shown}: see to the agent's ClusterRole and its binding")),
-            _ => Self::Other { reason: format!("the API server answers {code}: {shown}"), retry_after },
+            _ => Self::Other { reason: format!("the API server answers {code}: {shown}"), code, retry_after },
         }
     }
 
