@@ -19,6 +19,7 @@ mod tunnels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use portcullis_common::flow::Lifetime;
@@ -271,7 +272,10 @@ impl Reconciler {
         let dirty = std::mem::take(&mut self.dirty);
         let input = Input { cluster: &self.cluster, local: &local, node: &self.node };
         tracing::debug!(objects = dirty.objects.len(), pods = local.len(), all = dirty.all, "compiling");
+        let begun = thread_cpu();
         self.compiler.compile(&input, &dirty);
+        let cpu = thread_cpu().saturating_sub(begun);
+        tracing::debug!(cpu_us = cpu.as_micros() as u64, "compiled");
         self.local = local;
         self.rejudge.extend(self.compiler.desired().rejudge.iter().cloned());
         self.keep();
@@ -389,6 +393,11 @@ impl Reconciler {
         self.dirty.local.extend(came.map(|(id, _)| (*id).clone()).chain(went.map(|id| (*id).clone())));
         local
     }
+}
+
+/// The processor time of this thread: what a compile costs, whatever else the machine does.
+fn thread_cpu() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Takes a pod as its object is now. Addresses that vanish from it stay the pod's: without them nothing would be checked
