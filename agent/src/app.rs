@@ -286,6 +286,10 @@ pub async fn told_to_end() -> Result<(), AppError> {
     Ok(())
 }
 
+fn milliseconds(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64() * 1000.0
+}
+
 /// The reconciler, and what the agent counts itself.
 struct Agent {
     reconciler: Reconciler,
@@ -327,6 +331,7 @@ impl Agent {
         };
         if let Some(begun) = begun {
             self.tally.update(begun.elapsed(), result);
+            tracing::debug!(took_ms = milliseconds(begun), "passed");
         }
         match outcome {
             Ok(()) => {
@@ -369,7 +374,7 @@ impl Agent {
         let endpoints = self.reconciler.endpoint_count();
         let revision = self.reconciler.revision();
         match begun {
-            Some(begun) => tracing::info!(endpoints, revision, took = ?begun.elapsed(), "in force"),
+            Some(begun) => tracing::info!(endpoints, revision, took_ms = milliseconds(begun), "in force"),
             None => tracing::debug!(endpoints, revision, "settled"),
         }
     }
