@@ -16,5 +16,6 @@ mod enforcing;
 mod followed;
 mod objects;
 mod proxy;
+mod rights;
 mod server;
 mod watching;
