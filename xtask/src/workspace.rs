@@ -32,7 +32,7 @@ pub(crate) fn repeatably(command: &mut Command) -> &mut Command {
 }
 
 /// Flags of rustc by which what is built names source files the same wherever the checkout, cargo's home and the toolchain
-/// are: so the same source gives the same bytes. The checkout is `.`, where debuggers that start there find it.
+/// are. The checkout is `.`, where debuggers that start there find it.
 pub(crate) fn placeless() -> Result<Vec<String>> {
     let sysroot = process::output_of(Command::new("rustc").args(["--print", "sysroot"]))?;
     let home = |name: &str| std::env::var_os(name).map(PathBuf::from);
