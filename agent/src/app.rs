@@ -263,13 +263,13 @@ async fn end(stop: oneshot::Sender<()>, serving: JoinHandle<()>) {
     drop(serving.await);
 }
 
-/// Has every node cleaned in the agents' place. Gives the number of nodes.
+/// Has every node cleaned in the agents' place.
 ///
 /// # Errors
 /// There is no cluster, no such DaemonSet, or not every node was clean in time.
-pub async fn uninstall_everywhere(daemon_set: &Name, seconds: u32) -> Result<u64, k8s::Error> {
+pub async fn uninstall_everywhere(daemon_set: &Name, patience: k8s::Patience) -> Result<k8s::Cleaned, k8s::Error> {
     let connection = k8s::connect(&k8s::Settings::default()).await?;
-    k8s::uninstall_everywhere(&connection, daemon_set, Duration::from_secs(seconds.into())).await
+    k8s::uninstall_everywhere(&connection, daemon_set, patience).await
 }
 
 /// Completes at SIGTERM or SIGINT.

@@ -406,6 +406,20 @@ pub struct UninstallArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "daemon_set",
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub timeout: u32,
+    /// What becomes of nodes that are not Ready once all others are clean: they are waited for, or left as they are. Those go on
+    /// enforcing what they last knew, also when they come back, until they are rebooted.
+    #[arg(long, value_enum, default_value_t, requires = "daemon_set")]
+    pub unready_nodes: UnreadyNodes,
+}
+
+/// What becomes of nodes that cannot be cleaned now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum UnreadyNodes {
+    /// They are waited for.
+    #[default]
+    Wait,
+    /// They are left.
+    Leave,
 }
 
 /// `namespace/name`.

@@ -15,6 +15,7 @@ mod agent;
 mod asking;
 mod attacks;
 mod audit;
+mod capabilities;
 mod cluster;
 mod connections;
 mod counters;
