@@ -60,6 +60,8 @@ pub struct Settings {
     pub masqueraded_clients: bool,
     /// Policy judges what pods send to addresses of this node, which otherwise is always allowed.
     pub judge_own_node: bool,
+    /// Second interfaces of pods are networks of their own, which policy does not know.
+    pub second_networks: bool,
     /// Pods send only from the Ethernet address that their interface had at first.
     pub pin_source_mac: bool,
     /// Flows that were let through stay, whatever policy says since.
@@ -335,7 +337,8 @@ impl Reconciler {
             let mut pod_ranges = self.settings.pod_ranges.clone();
             pod_ranges.extend(object.iter().flat_map(|node| node.pod_cidrs.iter().copied()));
             let uplinks = (!self.settings.uplinks.is_empty()).then(|| self.settings.uplinks.clone());
-            self.matcher.configure(endpoints::Config { pod_ranges, uplinks });
+            let second_networks = self.settings.second_networks;
+            self.matcher.configure(endpoints::Config { pod_ranges, uplinks, second_networks });
             let ours = self.cluster.pods.values().filter(|pod| match (node, &pod.node) {
                 (Some(node), Some(on)) => node == on.as_ref(),
                 // On no node yet: without an address it is nobody's here.

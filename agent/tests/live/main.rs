@@ -39,6 +39,7 @@ mod restart;
 mod rewritten;
 mod scenario;
 mod sctp;
+mod second;
 mod segments;
 mod sources;
 mod stamp;
