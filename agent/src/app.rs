@@ -19,7 +19,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::cli::run::{
-    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation,
+    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SecondInterfaces, SourceMac, SourceValidation,
 };
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
@@ -122,6 +122,7 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         any_source: args.source_validation == SourceValidation::Off,
         allow_tunnels: args.allow_tunnels,
         masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
+        second_networks: args.second_interfaces == SecondInterfaces::Network,
         pin_source_mac: args.source_mac == SourceMac::Pinned,
         keep_established: args.established == Established::Keep,
         judge_own_node: args.own_node == OwnNode::Policy,

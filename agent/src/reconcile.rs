@@ -61,6 +61,8 @@ pub struct Settings {
     pub masqueraded_clients: bool,
     /// Policy judges what pods send to addresses of this node, which otherwise is always allowed.
     pub judge_own_node: bool,
+    /// Second interfaces of pods are networks of their own, which policy does not know.
+    pub second_networks: bool,
     /// Pods send only from the Ethernet address that their interface had at first.
     pub pin_source_mac: bool,
     /// Flows that were let through stay, whatever policy says since.
@@ -362,7 +364,8 @@ impl Reconciler {
             let mut pod_ranges = self.settings.pod_ranges.clone();
             pod_ranges.extend(object.iter().flat_map(|node| node.pod_cidrs.iter().copied()));
             let uplinks = (!self.settings.uplinks.is_empty()).then(|| self.settings.uplinks.clone());
-            self.matcher.configure(endpoints::Config { pod_ranges, uplinks });
+            let second_networks = self.settings.second_networks;
+            self.matcher.configure(endpoints::Config { pod_ranges, uplinks, second_networks });
             let pods: Vec<_> = self.here.values().filter_map(|pod| endpoints::LocalPod::of(pod)).collect();
             self.matcher.pods(pods);
         }

@@ -113,6 +113,12 @@ pub struct RunArgs {
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
     pub source_validation: SourceValidation,
+    /// What a further interface of a pod is: a veth into the network namespace of a pod that has one already. With `pod` it is the pod's: its policies hold there too, and only the addresses of
+    /// the Pod object pass. With `network` it leads to a network of its own with addresses that policy does not know: an exit
+    /// like any other device, where the source address that the pod writes is believed, a neighbour's too. An interface that
+    /// was a pod's stays one until it goes.
+    #[arg(long, value_enum, default_value_t)]
+    pub second_interfaces: SecondInterfaces,
     /// From which Ethernet address a pod may send. With `pinned` it is the one that its interface had when it got its first
     /// address: frames from another are dropped, and ARP that speaks for another, so that a pod on a bridge cannot draw its
     /// neighbours' traffic to itself. Not for pods that bridge virtual machines.
@@ -319,6 +325,16 @@ pub enum SourceMac {
     Any,
     /// The one that its interface had at first.
     Pinned,
+}
+
+/// What a pod's further interfaces are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SecondInterfaces {
+    /// The pod's.
+    #[default]
+    Pod,
+    /// Networks of their own.
+    Network,
 }
 
 /// What pods may send to their own node.

@@ -40,6 +40,7 @@ mod restart;
 mod rewritten;
 mod scenario;
 mod sctp;
+mod second;
 mod segments;
 mod sources;
 mod stamp;
