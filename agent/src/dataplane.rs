@@ -34,7 +34,7 @@ pub use test_run::{TestInput, TestOutput};
 pub use uninstall::{Removed, check_owner, uninstall};
 
 /// The layout's version: part of every pin's path, raised when any table's layout changes.
-pub const LAYOUT: &str = "v2";
+pub const LAYOUT: &str = if cfg!(feature = "other-layout") { "v0" } else { "v2" };
 
 /// Why the kernel cannot be used, or refused something.
 #[derive(Debug, thiserror::Error)]

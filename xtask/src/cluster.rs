@@ -3,6 +3,7 @@
 //! The API server, kubelets, container runtimes and kube-proxies are Kubernetes' and Debian's own. What is missing for
 //! a cluster is the machines: each is a set of namespaces ([`machine`]), joined by a bridge ([`network`]).
 
+mod arguments;
 pub(crate) mod binaries;
 mod cgroups;
 mod cni;
@@ -10,12 +11,14 @@ mod control;
 mod down;
 mod images;
 mod inside;
+mod inside_pods;
 mod kubectl;
 mod machine;
 mod network;
 mod node;
 mod plan;
 mod portcullis;
+mod reboot;
 mod state;
 mod status;
 mod supervise;
@@ -29,117 +32,15 @@ use std::process::Command;
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail};
-use clap::Subcommand;
 
 use crate::apt::Privilege;
 use crate::image::Profile;
 use crate::process;
 use crate::stages::Outcome;
+pub(crate) use arguments::Arguments;
+use arguments::{Bench, Demo, Task, Test, Up};
 use plan::{Cni, Machine, Plan, Proxy};
 use state::State;
-
-/// What to do with a cluster.
-#[derive(clap::Args)]
-pub(crate) struct Arguments {
-    /// Where Kubernetes' programs are kept, each version in a folder of its own; ~/.cache/portcullis otherwise
-    #[arg(long, global = true, value_name = "FOLDER", env = binaries::CACHE_VARIABLE)]
-    cache: Option<PathBuf>,
-    #[command(subcommand)]
-    task: Task,
-}
-
-#[derive(Subcommand)]
-enum Task {
-    /// Build Kubernetes' programs unless they are there, and print their folder
-    Binaries {
-        /// Only what an API server needs: kube-apiserver, etcd and kubectl
-        #[arg(long)]
-        api_server: bool,
-    },
-    /// Bring a cluster up; the last line that it prints is the setting by which kubectl finds it
-    Up(Up),
-    /// Remove the cluster with all that belongs to it, in whatever state it is
-    Down,
-    /// Say what is up
-    Status,
-    /// Try Portcullis out on a cluster: on the one that is up, or on one that goes afterwards
-    Test(Test),
-    /// Show network policy between a real Dgraph and its client, on the cluster that is up or on one that goes afterwards
-    Demo(Demo),
-    /// Run a command on a machine: control, node1, node2 and so on
-    Shell {
-        machine: String,
-        /// The command; a shell otherwise
-        #[arg(trailing_var_arg = true, allow_hyphen_values = true)]
-        command: Vec<String>,
-    },
-    /// Start a machine (run by `up`)
-    #[command(hide = true)]
-    Enter { machine: String },
-    /// Be the first process of a machine (run by `enter`)
-    #[command(hide = true)]
-    Init { machine: String },
-    /// Connect a pod (run by container runtimes)
-    #[command(hide = true)]
-    Cni,
-}
-
-/// What the cluster is to be.
-#[derive(clap::Args)]
-struct Up {
-    /// How many nodes it has
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u8).range(1..=i64::from(plan::MOST_NODES)))]
-    nodes: u8,
-    /// How pods are connected to their node
-    #[arg(long, value_enum, default_value_t)]
-    cni: Cni,
-    /// How kube-proxy writes its rules
-    #[arg(long, value_enum, default_value_t)]
-    proxy: Proxy,
-    /// Build Portcullis and install it
-    #[arg(long)]
-    portcullis: bool,
-    /// How Portcullis is built
-    #[arg(long, value_enum, default_value_t)]
-    profile: Profile,
-    /// Install Portcullis as this archive has it, instead of building one
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
-}
-
-/// What to try.
-#[derive(clap::Args)]
-struct Test {
-    /// Only these trials
-    #[arg(value_name = "TRIAL")]
-    trials: Vec<String>,
-    /// Install Portcullis as this archive has it, instead of building one
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
-    /// How Portcullis is built
-    #[arg(long, value_enum, default_value_t)]
-    profile: Profile,
-    /// Leave the cluster up
-    #[arg(long)]
-    keep: bool,
-}
-
-/// How to run the demo.
-#[derive(clap::Args)]
-struct Demo {
-    /// Install Portcullis as this archive has it, instead of building one
-    #[arg(long, value_name = "FILE")]
-    image: Option<PathBuf>,
-    /// Run Dgraph and its client from the images in this archive, instead of making them
-    #[arg(long, value_name = "FILE")]
-    images: Option<PathBuf>,
-    /// How Portcullis is built
-    #[arg(long, value_enum, default_value_t)]
-    profile: Profile,
-    /// Leave the cluster up
-    #[arg(long)]
-    keep: bool,
-}
 
 /// Carries it out. What is built is built as the caller; clusters are made as root.
 pub(crate) fn run(arguments: &Arguments) -> Result<()> {
@@ -158,6 +59,7 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Task::Down => as_root(cache, &["down".into()], down::remove),
         Task::Status => as_root(cache, &["status".into()], status::show),
         Task::Test(wanted) => try_out(cache, wanted),
+        Task::Bench(wanted) => measure(cache, wanted),
         Task::Demo(wanted) => demonstrate(cache, wanted),
         Task::Shell { machine, command } => {
             let words = [&["shell".into(), machine.clone()], command.as_slice()].concat();
@@ -166,6 +68,8 @@ pub(crate) fn run(arguments: &Arguments) -> Result<()> {
         Task::Enter { machine } => machine::enter(machine),
         Task::Init { machine } => machine::init(machine),
         Task::Cni => cni::run(),
+        Task::Probe(wanted) => inside_pods::probe::run(wanted),
+        Task::Proxy => inside_pods::proxy::run(),
     }
 }
 
@@ -221,14 +125,35 @@ fn bring_up(cache: Option<&Path>, wanted: &Up) -> Result<()> {
 }
 
 fn try_out(cache: Option<&Path>, wanted: &Test) -> Result<()> {
+    trials::check(&wanted.trials)?;
+    // The other first: what stays in the target directory is then what other commands build.
+    let other = match &wanted.other_image {
+        Some(image) => Some(std::path::absolute(image)?),
+        None => trials::needs_other_layout(&wanted.trials).then(portcullis::build_other_image).transpose()?,
+    };
     let image = image_of(wanted.image.as_deref(), wanted.profile)?;
     if privilege()? == Privilege::Sudo {
         let mut words = vec!["test".to_owned(), format!("--image={}", image.display())];
+        words.extend(other.map(|image| format!("--other-image={}", image.display())));
         words.extend(wanted.keep.then(|| "--keep".to_owned()));
         words.extend(wanted.trials.iter().cloned());
         return by_sudo(cache, &words);
     }
-    with_portcullis(cache, vec![image], wanted.keep, |stand| trials::run(stand, &wanted.trials))
+    let images = std::iter::once(image).chain(other).collect();
+    with_portcullis(cache, images, wanted.keep, |stand| trials::run(stand, &wanted.trials))
+}
+
+fn measure(cache: Option<&Path>, wanted: &Bench) -> Result<()> {
+    let image = image_of(wanted.image.as_deref(), wanted.profile)?;
+    if privilege()? == Privilege::Sudo {
+        let mut words = vec!["bench".to_owned(), format!("--image={}", image.display())];
+        words.extend([format!("--pods={}", wanted.pods), format!("--reboots={}", wanted.reboots)]);
+        return by_sudo(cache, &words);
+    }
+    if State::read()?.is_some_and(|state| state.is_up()) {
+        bail!("a cluster is up, with or without Portcullis in it: `cargo xtask cluster down` removes it");
+    }
+    with_cluster(cache, vec![image], false, |stand| trials::bench::run(stand, wanted.pods, wanted.reboots))
 }
 
 fn demonstrate(cache: Option<&Path>, wanted: &Demo) -> Result<()> {
@@ -265,6 +190,19 @@ fn image_of(named: Option<&Path>, profile: Profile) -> Result<PathBuf> {
 /// Does something on the cluster that is up, or on one that goes afterwards, with Portcullis in it.
 fn with_portcullis(
     cache: Option<&Path>,
+    images: Vec<PathBuf>,
+    keep: bool,
+    work: impl FnOnce(&trials::Stand) -> Result<()>,
+) -> Result<()> {
+    with_cluster(cache, images, keep, |stand| {
+        portcullis::install(&stand.kubectl)?;
+        work(stand)
+    })
+}
+
+/// The same without.
+fn with_cluster(
+    cache: Option<&Path>,
     mut images: Vec<PathBuf>,
     keep: bool,
     work: impl FnOnce(&trials::Stand) -> Result<()>,
@@ -272,6 +210,8 @@ fn with_portcullis(
     up::ensure_packages()?;
     let binaries = binaries::ensure(cache, false)?;
     images.push(images::ensure(&binaries)?);
+    let folder = tempfile::tempdir().context("cannot make a temporary folder")?;
+    images.push(inside_pods::image::write(folder.path())?);
     let there = State::read()?.filter(State::is_up);
     if there.as_ref().is_some_and(|state| state.plan.nodes < NEEDED_NODES) {
         bail!(
@@ -280,10 +220,8 @@ fn with_portcullis(
     }
     let plan =
         there.as_ref().map_or(Plan { nodes: 2, cni: Cni::default(), proxy: Proxy::default() }, |state| state.plan);
-    let outcome = up::up(plan, &up::Parts { binaries: &binaries, images }).and_then(|(state, kubectl)| {
-        portcullis::install(&kubectl)?;
-        work(&trials::Stand { state, kubectl })
-    });
+    let outcome = up::up(plan, &up::Parts { binaries: &binaries, images })
+        .and_then(|(state, kubectl)| work(&trials::Stand { state, kubectl }));
     if there.is_none() && !keep {
         down::remove()?;
     }

@@ -138,10 +138,7 @@ pub(crate) fn build_agent(architecture: Architecture, profile: Profile) -> Resul
     build_ebpf::run()?;
     let folder = Metadata::read()?.target_directory()?;
     if profile == Profile::Dev && architecture == Architecture::own() {
-        // Nothing is built that other commands do not build as well.
-        process::run(workspace::cargo().args(["build", "--package", "portcullis", "--bin", "portcullis"]))
-            .context("cannot build the agent")?;
-        return Ok(folder.join("debug/portcullis"));
+        return build_dev(&[]);
     }
     let target = architecture.target();
     // With the target named, even if it is this machine's, the flags concern neither build scripts nor macros, which
@@ -168,6 +165,14 @@ pub(crate) fn build_agent(architecture: Architecture, profile: Profile) -> Resul
     let program = folder.join(target).join(built).join("portcullis");
     check_program(&program, architecture)?;
     Ok(program)
+}
+
+/// Builds the agent as `cargo build` does, which most other commands need as well, with further arguments.
+pub(crate) fn build_dev(arguments: &[&str]) -> Result<PathBuf> {
+    build_ebpf::run()?;
+    process::run(workspace::cargo().args(["build", "--package", "portcullis", "--bin", "portcullis"]).args(arguments))
+        .context("cannot build the agent")?;
+    Ok(Metadata::read()?.target_directory()?.join("debug/portcullis"))
 }
 
 /// Fails with one line unless the toolchain can build for the architecture.

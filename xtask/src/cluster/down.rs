@@ -2,7 +2,7 @@
 
 use std::fs;
 use std::io::ErrorKind;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -10,7 +10,7 @@ use anyhow::{Context, Result, bail};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
-use super::state::{FOLDER, State};
+use super::state::{FOLDER, Process, State};
 use super::{cgroups, network};
 
 /// How long processes that were killed may take to be gone.
@@ -23,7 +23,7 @@ pub(super) fn remove() -> Result<()> {
         None
     });
     if let Some(state) = &state {
-        end_processes(state)?;
+        end_processes(&state.processes.values().copied().collect::<Vec<_>>(), &state.cgroups)?;
     }
     network::remove()?;
     if let Some(state) = &state {
@@ -37,16 +37,16 @@ pub(super) fn remove() -> Result<()> {
     Ok(())
 }
 
-/// A machine's first process takes all others with it. One that was started in the moment in which `up` was killed is
-/// in no book yet, but in its cgroup.
-fn end_processes(state: &State) -> Result<()> {
-    for process in state.processes.values().filter(|process| process.is_alive()) {
+/// Ends machines, by their first processes, which take all others with them. One that was started in the moment in which
+/// `up` was killed is in no book yet, but in its cgroup.
+pub(super) fn end_processes(first: &[Process], cgroups: &[PathBuf]) -> Result<()> {
+    for process in first.iter().filter(|process| process.is_alive()) {
         end(process.id)?;
     }
     let deadline = Instant::now() + PATIENCE;
     loop {
-        let left = cgroups::processes(&state.cgroups);
-        if left.is_empty() && !state.processes.values().any(|process| process.is_alive()) {
+        let left = cgroups::processes(cgroups);
+        if left.is_empty() && !first.iter().any(|process| process.is_alive()) {
             return Ok(());
         }
         if Instant::now() > deadline {

@@ -11,7 +11,9 @@ use super::supervise::{self, PATH};
 
 /// A command that runs in all of a machine's namespaces.
 pub(super) fn command(state: &State, machine: Machine) -> Result<Command> {
-    let process = state.process(machine).with_context(|| format!("{} is not up", machine.name()))?;
+    // It may have been started again since the state was read.
+    let process = state.process(machine).or_else(|| State::read().ok().flatten()?.process(machine));
+    let process = process.with_context(|| format!("{} is not up", machine.name()))?;
     let mut command = Command::new("nsenter");
     command.args(["--target", &process.id.to_string(), "--mount", "--net", "--pid", "--uts", "--ipc", "--cgroup"]);
     command.args(["--wd=/", "--", "env", "-i", "HOME=/root", &format!("PATH={PATH}")]);

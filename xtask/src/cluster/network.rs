@@ -25,6 +25,24 @@ pub(super) fn make(plan: &Plan) -> Result<()> {
     Ok(())
 }
 
+/// Takes a node's namespace away with all that is in it, and makes it anew. The interface keeps its hardware address, as a
+/// machine's does: others remember it.
+pub(super) fn remake(plan: &Plan, node: plan::Node) -> Result<()> {
+    let (name, namespace) = (node.name(), Machine::Node(node).namespace());
+    let control = Machine::Control.namespace();
+    let listed = process::output_of(Command::new("ip").args(["-n", &namespace, "-o", "link", "show", "eth0"]))?;
+    let address = listed.split_whitespace().skip_while(|word| *word != "link/ether").nth(1);
+    let address = address.with_context(|| format!("eth0 of {name} has no hardware address"))?.to_owned();
+    process::run_silently(Command::new("ip").args(["-n", &control, "link", "del", &name]))?;
+    process::run_silently(Command::new("ip").args(["netns", "del", &namespace]))?;
+    process::run_silently(Command::new("ip").args(["netns", "add", &namespace]))?;
+    let pair =
+        format!("link add eth0 address {address} netns {namespace} type veth peer name {name} netns {control}\n");
+    batch(None, &pair)?;
+    batch(Some(Machine::Control), &format!("link set {name} master br0 up\n"))?;
+    batch(Some(Machine::Node(node)), &of_node(plan, node))
+}
+
 /// Removes all that [`make`] may have made.
 pub(super) fn remove() -> Result<()> {
     if Path::new("/sys/class/net").join(HOST_LINK).exists() {

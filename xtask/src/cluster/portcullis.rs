@@ -10,6 +10,10 @@ use crate::workspace::{self, Metadata};
 
 /// What is applied: the installation that takes the image which nodes have.
 const OVERLAY: &str = "deploy/overlays/local";
+/// The image of an agent whose tables have another layout.
+pub(super) const OTHER_TAG: &str = "portcullis:other-layout";
+/// What makes it one.
+const OTHER_FEATURE: &str = "portcullis/other-layout";
 /// What cleans the nodes.
 const UNINSTALL: &str = "deploy/uninstall";
 const NAMESPACE: &str = "portcullis";
@@ -24,6 +28,14 @@ pub(super) fn build_image(profile: Profile) -> Result<PathBuf> {
     let program = image::build_agent(architecture, profile)?;
     let archive = Metadata::read()?.target_directory()?.join("portcullis-image.tar");
     image::write(&program, image::TAG, architecture, &archive)?;
+    Ok(archive)
+}
+
+/// Builds an agent into an image that differs in the layout of its tables, for changes from one to the other.
+pub(super) fn build_other_image() -> Result<PathBuf> {
+    let program = image::build_dev(&["--features", OTHER_FEATURE])?;
+    let archive = Metadata::read()?.target_directory()?.join("portcullis-other-image.tar");
+    image::write(&program, OTHER_TAG, Architecture::own(), &archive)?;
     Ok(archive)
 }
 

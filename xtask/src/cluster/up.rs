@@ -160,7 +160,7 @@ fn import_on(state: &State, node: Node, images: &[PathBuf]) -> Result<()> {
     Ok(())
 }
 
-fn is_ready(kubectl: &Kubectl, node: Node) -> Result<()> {
+pub(super) fn is_ready(kubectl: &Kubectl, node: Node) -> Result<()> {
     let node: Value = kubectl.get(&["node", &node.name()])?;
     let conditions = node.pointer("/status/conditions").and_then(Value::as_array);
     let ready = conditions.into_iter().flatten().find(|condition| condition["type"] == "Ready");

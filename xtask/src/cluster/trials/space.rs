@@ -1,7 +1,7 @@
 //! A trial's own namespace, with pods that ask and answer.
 
 use std::fmt;
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::thread::sleep;
 use std::time::{Duration, Instant};
 
@@ -91,11 +91,15 @@ impl Target {
     pub(super) const fn address(&self) -> IpAddr {
         self.address
     }
+
+    pub(super) const fn socket(&self) -> SocketAddr {
+        SocketAddr::new(self.address, self.port)
+    }
 }
 
 impl fmt::Display for Target {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        std::net::SocketAddr::new(self.address, self.port).fmt(formatter)
+        self.socket().fmt(formatter)
     }
 }
 
