@@ -3,6 +3,7 @@
 mod beside;
 mod questions;
 mod source;
+mod standing;
 mod tally;
 
 pub use questions::{explain, log_level, matrix, status};
@@ -11,13 +12,14 @@ use std::collections::BTreeMap;
 use std::time::{Duration, Instant};
 
 use source::{News, Origin};
+use standing::Standing;
 use tally::{Desk, Question, Tally};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::{mpsc, oneshot, watch};
 use tokio::task::JoinHandle;
 
 use crate::cli::run::{
-    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SourceMac, SourceValidation,
+    Attach, Established, MasqueradedClients, OwnNode, Pending, RunArgs, SecondInterfaces, SourceMac, SourceValidation,
 };
 use crate::dataplane::{self, Dataplane, DataplaneError};
 use crate::k8s::{self, SyncReport, Wishes};
@@ -120,6 +122,7 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         any_source: args.source_validation == SourceValidation::Off,
         allow_tunnels: args.allow_tunnels,
         masqueraded_clients: args.masqueraded_clients == MasqueradedClients::Allow,
+        second_networks: args.second_interfaces == SecondInterfaces::Network,
         pin_source_mac: args.source_mac == SourceMac::Pinned,
         keep_established: args.established == Established::Keep,
         judge_own_node: args.own_node == OwnNode::Policy,
@@ -146,6 +149,7 @@ pub async fn run(args: RunArgs, log: Control) -> Result<(), AppError> {
         report: source.report(),
         told: 0,
         unenforced: Default::default(),
+        failing: Standing::default(),
     };
     let mut snapshots = netlink::watch(netlink::Settings::default()).await?;
     let mut filters = netlink::watch_filters()?;
@@ -260,13 +264,13 @@ async fn end(stop: oneshot::Sender<()>, serving: JoinHandle<()>) {
     drop(serving.await);
 }
 
-/// Has every node cleaned in the agents' place. Gives the number of nodes.
+/// Has every node cleaned in the agents' place.
 ///
 /// # Errors
 /// There is no cluster, no such DaemonSet, or not every node was clean in time.
-pub async fn uninstall_everywhere(daemon_set: &Name, seconds: u32) -> Result<u64, k8s::Error> {
+pub async fn uninstall_everywhere(daemon_set: &Name, patience: k8s::Patience) -> Result<k8s::Cleaned, k8s::Error> {
     let connection = k8s::connect(&k8s::Settings::default()).await?;
-    k8s::uninstall_everywhere(&connection, daemon_set, Duration::from_secs(seconds.into())).await
+    k8s::uninstall_everywhere(&connection, daemon_set, patience).await
 }
 
 /// Completes at SIGTERM or SIGINT.
@@ -283,6 +287,10 @@ pub async fn told_to_end() -> Result<(), AppError> {
     Ok(())
 }
 
+fn milliseconds(begun: Instant) -> f64 {
+    begun.elapsed().as_secs_f64() * 1000.0
+}
+
 /// The reconciler, and what the agent counts itself.
 struct Agent {
     reconciler: Reconciler,
@@ -293,6 +301,8 @@ struct Agent {
     told: u64,
     /// Policies that are not in force, as of a number of passes.
     unenforced: ((u64, u64, bool), BTreeMap<PolicyId, String>),
+    /// Why passes fail, as far as the log knows.
+    failing: Standing,
 }
 
 impl Agent {
@@ -322,15 +332,27 @@ impl Agent {
         };
         if let Some(begun) = begun {
             self.tally.update(begun.elapsed(), result);
+            tracing::debug!(took_ms = milliseconds(begun), "passed");
         }
         match outcome {
             Ok(()) => {
+                if self.failing.ends() {
+                    tracing::info!("the tables are up to date again");
+                }
                 self.tell(begun);
                 let retry = self.reconciler.unattached().map(|_| RETRY);
                 self.reconciler.wants_another().then_some(SETTLE).or(retry)
             }
             Err(error) => {
-                tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
+                // Each pass tries again and fails again: the metrics count that.
+                let reason = match &error {
+                    // How full the others' rows make it changes all the time.
+                    ReconcileError::Full(full) => format!("{} is full", full.table),
+                    ReconcileError::Dataplane(error) => error.to_string(),
+                };
+                if self.failing.is_news(reason) {
+                    tracing::error!("the tables could not be brought up to date, what was in force stays: {error}");
+                }
                 Some(RETRY)
             }
         }
@@ -353,7 +375,7 @@ impl Agent {
         let endpoints = self.reconciler.endpoint_count();
         let revision = self.reconciler.revision();
         match begun {
-            Some(begun) => tracing::info!(endpoints, revision, took = ?begun.elapsed(), "in force"),
+            Some(begun) => tracing::info!(endpoints, revision, took_ms = milliseconds(begun), "in force"),
             None => tracing::debug!(endpoints, revision, "settled"),
         }
     }

@@ -10,6 +10,7 @@ pub(crate) mod documents;
 mod engine;
 mod explain;
 pub mod generate;
+mod listen;
 mod matrix;
 mod question;
 pub mod run;

@@ -320,7 +320,7 @@ impl Compiler {
         }
         self.addresses.drop_empty_kinds(&changed_ranges, &self.ranges, &mut self.classes);
         self.pods.drop_empty_groups();
-        self.problems = self.addresses.problems(&self.pods);
+        self.problems = self.addresses.problems();
         self.problems.extend(self.locals.problems());
         self.problems.extend(self.mixed_services());
         self.problems.sort();
@@ -465,7 +465,7 @@ impl Compiler {
     }
 
     fn read_pod(&mut self, key: &PodKey, cluster: &Cluster, services: &mut BTreeSet<ServiceKey>) {
-        let change = self.pods.set_pod(key, cluster.pods.get(key).map(AsRef::as_ref));
+        let change = self.pods.set_pod(key, cluster.pods.get(key));
         for address in change.addresses {
             self.addresses.claim(address, key, &self.pods);
         }

@@ -43,10 +43,12 @@ pub enum DataplaneError {
     #[error("this binary was built without its BPF programs: run `cargo xtask build-ebpf`, then build it again")]
     NoPrograms,
     /// A capability is missing.
-    #[error("missing {missing}: the agent must run as root, or with CAP_BPF, CAP_PERFMON and CAP_NET_ADMIN")]
+    #[error("missing {missing}: this must run as root, or with {needed}")]
     Capability {
-        /// What the kernel refused.
+        /// Which.
         missing: &'static str,
+        /// All that are needed.
+        needed: String,
     },
     /// The kernel is older than 5.10.
     #[error("this kernel ({release}) is too old: 5.10 or newer is needed")]
@@ -80,6 +82,17 @@ pub enum DataplaneError {
     /// The programs or maps could not be loaded.
     #[error("cannot load the BPF programs: {0}")]
     Load(#[from] aya::EbpfError),
+    /// They could not be loaded, perhaps for want of memory that the kernel counts by process limits.
+    #[error(
+        "{source}; before Linux 5.11 programs and tables count against RLIMIT_MEMLOCK, which is {limit} bytes here and may not \
+         be raised: give the agent CAP_SYS_RESOURCE"
+    )]
+    MemoryLimit {
+        /// The limit, in bytes.
+        limit: u64,
+        /// What the kernel said.
+        source: Box<DataplaneError>,
+    },
     /// A program was refused.
     #[error("program {name}: {source}")]
     Program {

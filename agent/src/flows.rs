@@ -22,7 +22,7 @@ use portcullis_common::layout::peer;
 use portcullis_common::seed::Seed;
 use portcullis_common::{Address, Stamp};
 
-pub use inherited::Inherited;
+pub use inherited::{Inherited, Reading};
 
 /// One direction of a connection.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -96,16 +96,36 @@ pub struct Surroundings<'a> {
     /// No program has judged a packet yet. Later a datagram that nobody has answered may be one that policy has denied
     /// behind the connection table, which is no flow.
     pub first: bool,
-    /// Connections that endpoints have only by name.
-    pub inherited: &'a Inherited,
 }
 
-/// The flows that endpoints of this node have, as the programs would have stored them.
-#[must_use]
-pub fn seeds(connections: &[Connection], around: &Surroundings<'_>) -> Vec<Seed> {
-    let owners = around.endpoints.iter().flat_map(|local| local.addresses.iter().map(move |address| (*address, local)));
-    let owners: HashMap<IpAddr, &Local> = owners.collect();
-    connections.iter().flat_map(|connection| around.seeds_of(connection, &owners)).flatten().collect()
+/// One reading of the table, a connection at a time.
+pub struct Reader<'a> {
+    around: Surroundings<'a>,
+    owners: HashMap<IpAddr, &'a Local>,
+    inherited: Reading<'a>,
+}
+
+impl<'a> Reader<'a> {
+    /// Begins to read the table; `inherited` is about what endpoints have only by name.
+    #[must_use]
+    pub fn new(around: Surroundings<'a>, inherited: Reading<'a>) -> Self {
+        let locals = around.endpoints.iter();
+        let owners = locals.flat_map(|local| local.addresses.iter().map(move |address| (*address, local))).collect();
+        Self { around, owners, inherited }
+    }
+
+    /// The flows that endpoints of this node have of a connection, as the programs would have stored them.
+    pub fn seeds(&mut self, connection: &Connection) -> impl Iterator<Item = Seed> + use<> {
+        let is_own = !self.inherited.is_inherited(connection);
+        let seeds = if is_own { self.around.seeds_of(connection, &self.owners) } else { [None; 3] };
+        seeds.into_iter().flatten()
+    }
+
+    /// The whole table has been read: what endpoints have only by name now.
+    #[must_use]
+    pub fn finish(self) -> Inherited {
+        self.inherited.finish()
+    }
 }
 
 impl Surroundings<'_> {
@@ -116,10 +136,6 @@ impl Surroundings<'_> {
         if unproven || connection.progress == Progress::Over {
             // A connection that nobody has answered begins with its next packet, and so does what comes after one that is
             // over.
-            return [None; 3];
-        }
-        let inherited = [original.source, reply.source].into_iter().filter_map(|address| owners.get(&address));
-        if inherited.into_iter().any(|local| self.inherited.holds(local.incarnation, connection)) {
             return [None; 3];
         }
         let opener = owners.get(&original.source).copied();

@@ -8,6 +8,7 @@
 //! watch stands again, on which rests what the agent says of its own state, and it asks for whole, well-formed objects.
 
 mod agents;
+mod ask;
 mod backoff;
 mod config;
 mod failure;
@@ -17,6 +18,7 @@ mod kind;
 mod light;
 mod list;
 mod object;
+mod pace;
 mod removal;
 mod store;
 mod sync;
@@ -33,7 +35,7 @@ pub use feedback::{Feedback, Wishes};
 pub use follow::{Batch, PAUSE, Timing, follow};
 pub use kind::Kind;
 pub use list::{Loaded, load};
-pub use removal::uninstall_everywhere;
+pub use removal::{Cleaned, Left, Patience, uninstall_everywhere};
 pub use store::{Problem, Severity};
 pub use sync::{KindState, Loss, SyncReport};
 
@@ -86,9 +88,10 @@ pub enum Error {
     },
     /// Some nodes are not clean.
     #[error(
-        "{clean} of {nodes} nodes were clean after {seconds} s; `kubectl --namespace {} get pods --output wide` shows the \
-         others. They go on when they can: what uninstalls stays in place of the agents",
-        name.namespace
+        "{clean} of {nodes} nodes were clean after {seconds} s; {}. What uninstalls stays in place of the agents, so that the \
+         others follow when they can: then, or when Nodes that are gone for good are deleted, try again. `--unready-nodes \
+         leave` (Helm: uninstall.unreadyNodes) leaves those behind that are not Ready",
+        not_clean(left, name)
     )]
     NotClean {
         /// The DaemonSet.
@@ -99,7 +102,22 @@ pub enum Error {
         nodes: u64,
         /// How long was waited.
         seconds: u64,
+        /// The others, as far as they are known.
+        left: Vec<Left>,
     },
+}
+
+/// How many nodes are named: one line should do.
+const NAMED: usize = 10;
+
+/// The nodes that are not clean, in words.
+fn not_clean(left: &[Left], name: &Name) -> String {
+    if left.is_empty() {
+        return format!("`kubectl --namespace {} get pods --output wide` shows the others", name.namespace);
+    }
+    let words: Vec<String> = left.iter().take(NAMED).map(|left| format!("{} ({})", left.node, left.because)).collect();
+    let more = if left.len() > NAMED { format!(" and {} more", left.len() - NAMED) } else { String::new() };
+    format!("not clean: {}{more}", words.join(", "))
 }
 
 #[cfg(test)]

@@ -2,10 +2,12 @@
 
 use std::io::{self, Write};
 use std::process::ExitCode;
+use std::time::Duration;
 
 use portcullis::cli::command_line::{self, Command, CommandLineError, Invocation};
-use portcullis::cli::run::{RunArgs, UninstallArgs};
+use portcullis::cli::run::{RunArgs, UninstallArgs, UnreadyNodes};
 use portcullis::cli::{self, generate};
+use portcullis::k8s::Patience;
 use portcullis::logging::{self, Control};
 use portcullis::model::Name;
 use portcullis::{app, dataplane};
@@ -59,7 +61,9 @@ fn run(args: RunArgs, log: Control) -> ExitCode {
 
 fn uninstall(args: &UninstallArgs) -> ExitCode {
     if let Some(daemon_set) = &args.daemon_set {
-        return uninstall_everywhere(daemon_set, args.timeout);
+        let limit = Duration::from_secs(args.timeout.into());
+        let leave_unready = args.unready_nodes == UnreadyNodes::Leave;
+        return uninstall_everywhere(daemon_set, Patience { limit, leave_unready });
     }
     match dataplane::uninstall(&args.pin_dir) {
         Ok(removed) => {
@@ -79,13 +83,26 @@ fn print(write: impl FnOnce(&mut dyn Write) -> io::Result<()>) -> ExitCode {
     }
 }
 
-fn uninstall_everywhere(daemon_set: &Name, seconds: u32) -> ExitCode {
+fn uninstall_everywhere(daemon_set: &Name, patience: Patience) -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => return fail(&error),
     };
-    match runtime.block_on(app::uninstall_everywhere(daemon_set, seconds)) {
-        Ok(nodes) => print(|out| writeln!(out, "{nodes} nodes are clean")),
+    match runtime.block_on(app::uninstall_everywhere(daemon_set, patience)) {
+        Ok(cleaned) => {
+            for left in &cleaned.left {
+                tracing::warn!(node = left.node, "left as it is, and enforcing should it come back: {}", left.because);
+            }
+            if !cleaned.tainted.is_empty() {
+                tracing::warn!(
+                    nodes = cleaned.tainted.join(", "),
+                    "no pod comes to these nodes any more, since no agent takes away the taint portcullis.io/agent-not-ready: \
+                     end that new nodes get it (AKS: `az aks update --node-init-taints \"\"`), then `kubectl taint nodes --all \
+                     portcullis.io/agent-not-ready-`"
+                );
+            }
+            print(|out| writeln!(out, "{} nodes are clean", cleaned.nodes))
+        }
         Err(error) => fail(&error),
     }
 }

@@ -44,7 +44,7 @@ mod session;
 mod table;
 
 use bell::Bell;
-pub use conntrack::{connections, timeout};
+pub use conntrack::{for_each_connection, timeout};
 pub use filters::{Filter, Filters, Qdisc};
 use session::Session;
 use table::Table;

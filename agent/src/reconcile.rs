@@ -19,6 +19,7 @@ mod tunnels;
 use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 use std::sync::Arc;
+use std::time::Duration;
 
 use ipnet::IpNet;
 use portcullis_common::flow::Lifetime;
@@ -27,7 +28,7 @@ use crate::compile::{Compiler, Dirty, Input, LocalPod, NodeFacts};
 use crate::dataplane::{Dataplane, DataplaneError};
 use crate::endpoints::{self, Matcher, Snapshot};
 use crate::index::Cluster;
-use crate::model::{Change, Object, ObjectKey, Pod, PolicyId};
+use crate::model::{Change, Object, ObjectKey, Pod, PodKey, PolicyId};
 use crate::state::LocalId;
 use crate::state::flat::Flat;
 use crate::state::image::{Full, Image};
@@ -60,6 +61,8 @@ pub struct Settings {
     pub masqueraded_clients: bool,
     /// Policy judges what pods send to addresses of this node, which otherwise is always allowed.
     pub judge_own_node: bool,
+    /// Second interfaces of pods are networks of their own, which policy does not know.
+    pub second_networks: bool,
     /// Pods send only from the Ethernet address that their interface had at first.
     pub pin_source_mac: bool,
     /// Flows that were let through stay, whatever policy says since.
@@ -122,6 +125,8 @@ pub struct Reconciler {
     known: Flat,
     slots: Slots,
     rules: RuleTable,
+    /// Pods that are this node's by their objects, of all that the cluster has.
+    here: BTreeMap<PodKey, Arc<Pod>>,
     /// Pods of this node as last known, for those whose object is gone.
     last_known: BTreeMap<LocalId, Arc<Pod>>,
     /// What the last compile was given as this node's pods.
@@ -172,6 +177,7 @@ impl Reconciler {
             known: Flat::default(),
             slots: Slots::default(),
             rules: RuleTable::default(),
+            here: BTreeMap::new(),
             last_known: BTreeMap::new(),
             local: Vec::new(),
             pods_changed: true,
@@ -205,19 +211,48 @@ impl Reconciler {
             };
             if self.cluster.apply(change) {
                 different = true;
-                self.pods_changed |= matches!(key, ObjectKey::Pod(_) | ObjectKey::Node(_));
-                if let ObjectKey::Pod(pod) = &key
-                    && let Some(pod) = self.cluster.pods.get(pod)
-                {
-                    know(&mut self.last_known, pod);
+                self.pods_changed |= matches!(key, ObjectKey::Node(_));
+                if let ObjectKey::Pod(pod) = &key {
+                    self.take_pod(pod);
                 }
                 if let ObjectKey::Policy(id) = &key {
                     self.unsettled.insert(id.clone());
                 }
-                self.dirty.objects.insert(key);
+                if !self.dirty.all {
+                    self.dirty.objects.insert(key);
+                }
             }
         }
         different
+    }
+
+    /// A pod came, changed or went. Those of other nodes are the compiler's alone: there are many.
+    fn take_pod(&mut self, key: &PodKey) {
+        let pod = self.cluster.pods.get(key);
+        let before = match pod.filter(|pod| self.is_here(pod)) {
+            Some(pod) => {
+                know(&mut self.last_known, pod);
+                self.here.insert(key.clone(), Arc::clone(pod))
+            }
+            None => {
+                // One that is behind a veth all the same stays known as it is.
+                if let Some(pod) = pod.filter(|pod| self.last_known.contains_key(&id_of(pod))) {
+                    know(&mut self.last_known, pod);
+                }
+                self.here.remove(key)
+            }
+        };
+        self.pods_changed |= before.is_some() || self.here.contains_key(key);
+    }
+
+    /// Whether a pod is this node's, as its object says.
+    fn is_here(&self, pod: &Pod) -> bool {
+        match (&self.settings.node_name, &pod.node) {
+            (Some(node), Some(on)) => **node == **on,
+            // On no node yet: without an address it is nobody's here.
+            (Some(_), None) => !pod.addresses.is_empty(),
+            (None, _) => true,
+        }
     }
 
     /// Takes in what the kernel says of devices and addresses.
@@ -257,9 +292,6 @@ impl Reconciler {
     }
 
     fn try_pass(&mut self) -> Result<(), ReconcileError> {
-        if self.dirty.all {
-            self.read_last_known();
-        }
         self.match_devices();
         let first = !self.health.synced;
         self.forget_gone_devices();
@@ -271,7 +303,10 @@ impl Reconciler {
         let dirty = std::mem::take(&mut self.dirty);
         let input = Input { cluster: &self.cluster, local: &local, node: &self.node };
         tracing::debug!(objects = dirty.objects.len(), pods = local.len(), all = dirty.all, "compiling");
+        let begun = thread_cpu();
         self.compiler.compile(&input, &dirty);
+        let cpu = thread_cpu().saturating_sub(begun);
+        tracing::debug!(cpu_us = cpu.as_micros() as u64, "compiled");
         self.local = local;
         self.rejudge.extend(self.compiler.desired().rejudge.iter().cloned());
         self.keep();
@@ -286,12 +321,6 @@ impl Reconciler {
         }
         self.end_other_layouts();
         Ok(())
-    }
-
-    fn read_last_known(&mut self) {
-        for pod in self.cluster.pods.values() {
-            know(&mut self.last_known, pod);
-        }
     }
 
     /// Pods whose objects name no address have those that an agent before knew, or that the host routes to their veths.
@@ -335,14 +364,9 @@ impl Reconciler {
             let mut pod_ranges = self.settings.pod_ranges.clone();
             pod_ranges.extend(object.iter().flat_map(|node| node.pod_cidrs.iter().copied()));
             let uplinks = (!self.settings.uplinks.is_empty()).then(|| self.settings.uplinks.clone());
-            self.matcher.configure(endpoints::Config { pod_ranges, uplinks });
-            let ours = self.cluster.pods.values().filter(|pod| match (node, &pod.node) {
-                (Some(node), Some(on)) => node == on.as_ref(),
-                // On no node yet: without an address it is nobody's here.
-                (Some(_), None) => !pod.addresses.is_empty(),
-                (None, _) => true,
-            });
-            let pods: Vec<_> = ours.filter_map(|pod| endpoints::LocalPod::of(pod)).collect();
+            let second_networks = self.settings.second_networks;
+            self.matcher.configure(endpoints::Config { pod_ranges, uplinks, second_networks });
+            let pods: Vec<_> = self.here.values().filter_map(|pod| endpoints::LocalPod::of(pod)).collect();
             self.matcher.pods(pods);
         }
         if std::mem::take(&mut self.devices_changed) {
@@ -374,14 +398,20 @@ impl Reconciler {
             .values()
             .map(|matched| LocalId { pod: matched.pod.key.clone(), uid: matched.pod.uid.clone() });
         let wanted: BTreeSet<LocalId> = wanted.into_iter().chain(matched).collect();
-        let pods = &self.cluster.pods;
-        // Of pods that are gone from the cluster only those behind a veth are remembered.
-        self.last_known.retain(|id, _| wanted.contains(id) || pods.get(&id.pod).is_some_and(|pod| pod.uid == id.uid));
-        let known = wanted.into_iter().filter_map(|id| {
-            let pod = self.last_known.get(&id)?.clone();
-            Some(LocalPod { id, pod })
-        });
-        let local: Vec<LocalPod> = known.collect();
+        let here = &self.here;
+        // Of pods that are not here any more only those behind a veth are remembered.
+        self.last_known.retain(|id, _| wanted.contains(id) || here.get(&id.pod).is_some_and(|pod| pod.uid == id.uid));
+        let mut local = Vec::new();
+        for id in wanted {
+            if !self.last_known.contains_key(&id)
+                && let Some(pod) = self.cluster.pods.get(&id.pod).filter(|pod| pod.uid == id.uid)
+            {
+                // Another node's by its object, and behind a veth that an agent before knew.
+                know(&mut self.last_known, pod);
+            }
+            let pod = self.last_known.get(&id).cloned();
+            local.extend(pod.map(|pod| LocalPod { id, pod }));
+        }
         let before: BTreeMap<&LocalId, &Arc<Pod>> = self.local.iter().map(|local| (&local.id, &local.pod)).collect();
         let after: BTreeMap<&LocalId, &Arc<Pod>> = local.iter().map(|local| (&local.id, &local.pod)).collect();
         let came = after.iter().filter(|(id, pod)| !before.get(*id).is_some_and(|known| Arc::ptr_eq(known, pod)));
@@ -389,6 +419,11 @@ impl Reconciler {
         self.dirty.local.extend(came.map(|(id, _)| (*id).clone()).chain(went.map(|id| (*id).clone())));
         local
     }
+}
+
+/// The processor time of this thread: what a compile costs, whatever else the machine does.
+fn thread_cpu() -> Duration {
+    nix::time::clock_gettime(nix::time::ClockId::CLOCK_THREAD_CPUTIME_ID).map_or(Duration::ZERO, Duration::from)
 }
 
 /// Takes a pod as its object is now. Addresses that vanish from it stay the pod's: without them nothing would be checked

@@ -4,7 +4,7 @@
 
 use std::net::{IpAddr, Ipv4Addr};
 
-use portcullis::flows::{Connection, Inherited, Local, Progress, Surroundings, Tuple, seeds};
+use portcullis::flows::{Connection, Inherited, Local, Progress, Reader, Surroundings, Tuple};
 use portcullis::state::image::Sizes;
 use portcullis::state::memory::MemoryTables;
 use portcullis_common::decide::{self, Packet};
@@ -17,6 +17,11 @@ use portcullis_common::packet::{Drop, tcp};
 use portcullis_common::seed::{self, Seed};
 use portcullis_common::tables::Event;
 use portcullis_common::{Address, Stamp};
+
+#[path = "connections/kept.rs"]
+mod kept;
+#[path = "connections/own_node.rs"]
+mod own_node;
 
 const ACK: u8 = tcp::ACK;
 const SYN: u8 = tcp::SYN;
@@ -154,16 +159,11 @@ impl World {
         };
         let endpoints = [local(0, POD, 1), local(1, BACKEND, 2)];
         let lifetimes = [1_000_000; 16];
-        let around = Surroundings {
-            endpoints: &endpoints,
-            flags: &flags,
-            lifetimes,
-            jiffies: 1000,
-            first,
-            inherited: &Inherited::default(),
-        };
-        let mut seeds = seeds(connections, &around);
-        seeds.iter_mut().map(|place| usize::from(seed::plant(&self.tables, place))).sum()
+        let around = Surroundings { endpoints: &endpoints, flags: &flags, lifetimes, jiffies: 1000, first };
+        let inherited = Inherited::default();
+        let mut reader = Reader::new(around, inherited.reading(&[]));
+        let seeds = connections.iter().flat_map(|connection| reader.seeds(connection));
+        seeds.map(|mut place| usize::from(seed::plant(&self.tables, &mut place))).sum()
     }
 }
 
@@ -561,134 +561,6 @@ fn forged_flags_do_not_end_a_connection_for_good() {
         }
         world.tables.now += 1000;
         assert_eq!(world.leave(other, ACK).is_ok(), known, "{what}");
-    }
-}
-
-#[test]
-fn a_pods_node_is_judged_where_its_packets_leave_it_if_policy_is_to_judge_it() {
-    // What, the setting, the egress set, and whether a SYN to the node is deferred.
-    let node = (NODE, 9000);
-    let rows = [
-        ("left to policy, allowed", true, Set::Allow, Ok(true)),
-        ("left to policy, denied", true, Set::Deny, POLICY),
-        ("left to policy, none", true, Set::Free, Ok(false)),
-        ("not left to policy", false, Set::Deny, Ok(true)),
-    ];
-    for (what, policy, egress, leaves) in rows {
-        let mut world = World::new(Set::Deny, egress);
-        let flag = if policy { node_flag::OWN_NODE } else { 0 };
-        world.tables.image.set_flags(node_flag::CONFIRM | flag);
-        assert_eq!(world.leave(node, SYN).map(Stamp::is_deferred), leaves, "{what}");
-        let answer =
-            |world: &World| world.judge(Hook::ToPod, DEVICE, node, (POD, 4000), SYN_ACK, Stamp::NONE).map(drop);
-        if egress == Set::Free || leaves.is_err() {
-            continue;
-        }
-        assert_eq!(answer(&world), Ok(()), "{what}: the node answers");
-        // Somebody else behind a translation that nobody has told of: only with the word of the exit.
-        let outside = world.judge(Hook::ToPod, DEVICE, node, (POD, 4000), SYN_ACK, Stamp::OUTSIDE).map(drop);
-        assert!(outside.is_err(), "{what}: somebody outside answers");
-        // An established connection follows policy.
-        if policy {
-            world.policy(Set::Deny, Set::Deny);
-            assert_eq!(world.leave(node, ACK).map(drop), Err(Drop::POLICY), "{what}: denied since");
-            assert_eq!(answer(&world), Err(Drop::POLICY), "{what}: denied since, the answer");
-        }
-    }
-    // While nothing is known of a pod, it may not do more.
-    let world = World::new(Set::Free, Set::Free);
-    world.tables.image.set_flags(node_flag::OWN_NODE);
-    let closed = EndpointRow { flags: endpoint_flag::CLOSED | endpoint_flag::ANY_ADDRESS, ..EndpointRow::default() };
-    world.tables.image.put_row(50, &closed);
-    world.tables.image.put_endpoint(0, endpoint_word(9, 50));
-    assert_eq!(world.leave(node, SYN).map(drop), Err(Drop::POLICY), "a pod that is not known yet");
-    world.tables.image.set_flags(0);
-    assert_eq!(world.leave(node, SYN).map(drop), Ok(()), "a pod that is not known yet, its node not judged");
-}
-
-#[test]
-fn the_node_behind_a_service_port_is_judged_by_what_the_service_reaches() {
-    let mut world = World::new(Set::Deny, Set::Deny);
-    world.tables.image.set_flags(node_flag::CONFIRM | node_flag::OWN_NODE);
-    let [first, second] = words(NODE);
-    world.tables.image.put_wide(&[first, second, wide_key(wide::SERVICE, 0, 6, 30_000)], peer::VALID | 2).unwrap();
-    let rows = [
-        ("all", reach::all(ALLOWS), Ok(())),
-        ("a part, which the exit judges", reach::PART, Ok(())),
-        ("none", reach::none(DENIES), Err(Drop::POLICY)),
-    ];
-    for (what, word, expected) in rows {
-        world.reach(word);
-        assert_eq!(world.leave((NODE, 30_000), SYN).map(drop), expected, "{what}");
-    }
-    assert_eq!(world.leave((NODE, 30_001), SYN).map(drop), Err(Drop::POLICY), "another port of the node");
-}
-
-#[test]
-fn established_flows_are_kept_where_that_is_set() {
-    let (peer, service) = ((PEER, 80), (SERVICE, 80));
-    for keep in [false, true] {
-        let flags = node_flag::CONFIRM | if keep { node_flag::KEEP } else { 0 };
-        let expected = if keep { Ok(()) } else { Err(Drop::POLICY) };
-        let denied: Result<(), Drop> = Err(Drop::POLICY);
-        let mut world = World::new(Set::Allow, Set::Allow);
-        world.tables.image.set_flags(flags);
-        let establish = |world: &World| {
-            world.leave(peer, SYN).unwrap();
-            world.arrive(peer, SYN_ACK).unwrap();
-            world.leave(peer, ACK).unwrap();
-        };
-        establish(&world);
-        let _ = world.tables.take_counted();
-        // The number of the rule that allowed may be another rule's by now: nobody's counter may rise for it.
-        world.policy(Set::Deny, Set::Deny);
-        assert_eq!(world.leave(peer, ACK).map(drop), expected, "keep {keep}: the opener");
-        assert_eq!(world.arrive(peer, ACK).map(drop), expected, "keep {keep}: the other side");
-        let counted = world.tables.take_counted();
-        assert_eq!(counted, [if keep { rule::KEPT } else { DENIES }], "keep {keep}");
-        assert_eq!(world.leave(peer, SYN).map(drop), denied, "keep {keep}: a new flow of the same tuple");
-
-        // One that the other side has opened, after two changes.
-        let mut world = World::new(Set::Allow, Set::Deny);
-        world.tables.image.set_flags(flags);
-        world.arrive(peer, SYN).unwrap();
-        world.leave(peer, SYN_ACK).unwrap();
-        world.policy(Set::Deny, Set::Deny);
-        assert_eq!(world.leave(peer, ACK).map(drop), expected, "keep {keep}: opened by the peer, an answer");
-        world.policy(Set::Deny, Set::Deny);
-        assert_eq!(world.arrive(peer, ACK).map(drop), expected, "keep {keep}: opened by the peer");
-
-        // To a Service, of which a part is allowed: the exit keeps what it has let out.
-        let mut world = World::new(Set::Deny, Set::Allow);
-        world.tables.image.set_flags(flags);
-        let exit = |world: &World, stamp, flags| {
-            world.judge(Hook::ToUplink, UPLINK, (POD, 4000), (PEER, 80), flags, stamp).map(drop)
-        };
-        let stamp = world.leave(service, SYN).unwrap();
-        assert_eq!(exit(&world, stamp, SYN), Ok(()), "keep {keep}: out");
-        world.policy(Set::Deny, Set::Deny);
-        let answer = world.judge(Hook::FromUplink, UPLINK, (PEER, 80), (POD, 4000), SYN_ACK, Stamp::NONE).unwrap();
-        assert_eq!(answer.is_reply(), keep, "keep {keep}: the exit's word");
-        let stamp = world.leave(service, ACK);
-        assert!(stamp.is_ok(), "keep {keep}: it is for the exit to say");
-        assert_eq!(exit(&world, stamp.unwrap(), ACK), expected, "keep {keep}: at the exit");
-
-        // Nothing restricts it any more, and no exit's word is asked for: what its own word waits for never comes.
-        let mut world = World::new(Set::Free, Set::Allow);
-        world.tables.image.set_flags(flags);
-        let stamp = world.leave(service, SYN).unwrap();
-        assert_eq!(exit(&world, stamp, SYN), Ok(()), "keep {keep}: out");
-        world.policy(Set::Free, Set::Free);
-        world.tables.image.set_flags(flags & !node_flag::CONFIRM);
-        assert_eq!(world.leave(service, ACK).map(drop), Ok(()), "keep {keep}: free now");
-        let answer = world.judge(Hook::ToPod, DEVICE, (SERVICE, 80), (POD, 4000), ACK, Stamp::OUTSIDE);
-        assert_eq!(answer.map(drop), Ok(()), "keep {keep}: the answer of what is free now");
-
-        // What the kernel's connection table has told has not been judged yet.
-        let world = World::new(Set::Deny, Set::Deny);
-        world.tables.image.set_flags(flags);
-        assert!(world.seed(&[direct((POD, 4000), peer)]) > 0);
-        assert_eq!(world.leave(peer, ACK).map(drop), denied, "keep {keep}: a flow from before");
     }
 }
 

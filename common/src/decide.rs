@@ -4,6 +4,7 @@
 //! the destination), `to_pod` and `to_uplink` judge deferred egress, and `to_pod` judges ingress by the true source.
 
 use crate::classify::{EndpointView, endpoint_slot, interface};
+use crate::exit;
 use crate::flow::{self, FlowEntry, FlowKey, advance, state};
 use crate::fragment::hook;
 use crate::layout::{
@@ -340,7 +341,7 @@ pub fn to_pod<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -> O
     }
     let sender = sender(t, packet.ingress_ifindex, stamp)?;
     let leaves = sender != NOBODY && (stamp.is_deferred() || stamp.is_none());
-    if leaves {
+    if leaves && !exit::goes_on(t, sender, stamp, packet.size) {
         let outcome = t.judge_exit(sender, stamp, packet.size);
         if outcome.0 != 0 {
             return Err(outcome);
@@ -535,7 +536,8 @@ pub fn to_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F) -
             return course.outcome();
         }
     }
-    let outcome = t.judge_exit(sender, stamp, packet.size);
+    let goes_on = exit::goes_on(t, sender, stamp, packet.size);
+    let outcome = if goes_on { Drop(0) } else { t.judge_exit(sender, stamp, packet.size) };
     // It may leave through a second device, below a VLAN's or a bond's, and the kernel still calls the pod's veth the last
     // that received it: without a stamp it would be judged again, as what it no longer is.
     packet.stamp = if stamp.is_deferred() { Stamp(stamp.provenance()) } else { judged_stamp(t, sender) };
@@ -562,7 +564,7 @@ pub fn from_uplink<T: Tables, F: Readable>(t: T, packet: &mut Packet, frame: &F)
         // SAFETY: the working memory is this decision's own.
         let shape = unsafe { shape_of(packet, frame, work) };
         let confirmed = match shape {
-            Shape::IP => t.exit_confirms(packet.size),
+            Shape::IP => exit::knows(t, packet.size).unwrap_or_else(|| t.exit_confirms(packet.size)),
             Shape::RELATED => t.related_confirms(packet.size),
             _ => false,
         };

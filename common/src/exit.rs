@@ -11,6 +11,44 @@ use crate::verdict::Asked;
 /// The flow of the working memory that these functions use.
 const OTHER: u32 = 1;
 
+/// What [`judge`] finds of most packets: the flow is known where it leaves, its replies are too, and the packet changes
+/// nothing of either. Then it is counted here and goes on. In line, since a call costs as much as a look-up; where this says
+/// no, nothing has been done, and [`judge`] is asked.
+#[inline(always)]
+pub(crate) fn goes_on<T: Tables>(t: T, sender: u32, stamp: Stamp, size: Size) -> bool {
+    let (Some(endpoint), Some(work)) = (EndpointView::of(t, sender), t.work()) else { return false };
+    // SAFETY: the working memory is this decision's own.
+    unsafe {
+        let headers = &raw const (*work).headers;
+        let flow = &raw mut (*work).flows[OTHER as usize];
+        if !stamp.is_deferred() || (*headers).opens {
+            return false;
+        }
+        (*flow).key = FlowKey::new(&*headers, true);
+        (*flow).key.local = endpoint.address(t, (*headers).v4);
+        (*flow).incarnation = endpoint.incarnation;
+        let known = flow::find(t, OTHER, sender);
+        if !known || (*flow).revision != endpoint.revision || (*flow).state & (state::INGRESS | state::DEFERRED) != 0 {
+            return false;
+        }
+        let rule = (*flow).rule;
+        (*flow).key = FlowKey::new(&*headers, false);
+        (*flow).incarnation = 0;
+        let found = flow::find(t, OTHER, CONFIRMED);
+        let marks = if stamp.confirms() { state::CONFIRM | state::DEFERRED } else { state::DEFERRED };
+        let before = (*flow).state;
+        if !found
+            || (*flow).revision != endpoint.revision
+            || (*flow).peer_incarnation != endpoint.incarnation
+            || advance(before & state::PROGRESS, &*headers, false) | marks != before & state::FLAGS
+        {
+            return false;
+        }
+        t.count(rule, size);
+    }
+    true
+}
+
 /// Judges the egress of the endpoint in a slot on the packet's final destination, and records what is allowed: in the
 /// endpoint's share under the true destination, and node-wide under the tuple as it leaves (after masquerade), so that
 /// replies are known. The packet's headers are in the working memory. 0 lets it go on.
@@ -100,6 +138,35 @@ unsafe fn confirm<T: Tables>(t: T, endpoint: &EndpointView, headers: &Headers, f
         (*flow).peer_incarnation = endpoint.incarnation;
         t.store_flow(OTHER, CONFIRMED);
     }
+}
+
+/// What [`confirms`] finds of most packets, if it is nothing new: a flow that is known and of which the packet changes
+/// nothing, or none. In line, since a call costs as much as a look-up.
+#[inline(always)]
+pub(crate) fn knows<T: Tables>(t: T, size: Size) -> Option<bool> {
+    let work = t.work()?;
+    // SAFETY: the working memory is this decision's own.
+    unsafe {
+        let headers = &raw const (*work).headers;
+        let flow = &raw mut (*work).flows[OTHER as usize];
+        (*flow).key = FlowKey::new(&*headers, true);
+        (*flow).incarnation = 0;
+        if !flow::find(t, OTHER, CONFIRMED) {
+            return Some(false);
+        }
+        let client = EndpointView::of(t, Stamp((*flow).provenance).slot())?;
+        let known = (*flow).state;
+        if client.incarnation != (*flow).peer_incarnation
+            || client.revision != (*flow).revision
+            || advance(known, &*headers, true) != known
+        {
+            return None;
+        }
+        if known & state::CONFIRM != 0 {
+            t.count((*flow).rule, size);
+        }
+    }
+    Some(true)
 }
 
 /// Whether the packet in the working memory reverses a flow that an exit has allowed. Judged again here if its endpoint's

@@ -42,13 +42,15 @@ pub(crate) fn run() -> Result<()> {
 fn build(target_directory: &Path) -> Result<()> {
     let architecture = std::env::consts::ARCH;
     // Cargo's own target directory for these programs: another target, and flags that would make it rebuild all else.
-    let flags = [
-        // What aya-ebpf's bindings are chosen by; otherwise they guess it for every crate that uses them.
-        &format!("--cfg=bpf_target_arch=\"{architecture}\""),
+    let mut flags = vec![
+        // What aya-ebpf's bindings are chosen by; otherwise they guess it for every crate that uses them. They differ in the
+        // registers that a kprobe sees, which nothing here asks for: the object serves machines of every architecture.
+        format!("--cfg=bpf_target_arch=\"{architecture}\""),
         // BTF is made from debug information.
-        "-Cdebuginfo=2",
-        "-Clink-arg=--btf",
+        "-Cdebuginfo=2".to_owned(),
+        "-Clink-arg=--btf".to_owned(),
     ];
+    flags.extend(workspace::placeless()?);
     let mut command = workspace::cargo();
     command
         .args(["build", "--package", PACKAGE, "--bins", "--release", "--target", TARGET, "-Zbuild-std=core"])

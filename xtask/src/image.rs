@@ -30,7 +30,7 @@ pub(crate) struct Arguments {
     #[arg(long, default_value = TAG)]
     tag: String,
     /// The machines that it is for
-    #[arg(long, value_enum, default_value_t = Architecture::own())]
+    #[arg(long, visible_alias = "arch", value_enum, default_value_t = Architecture::own())]
     architecture: Architecture,
     /// How the agent is built
     #[arg(long, value_enum, default_value_t)]
@@ -62,6 +62,14 @@ impl Architecture {
         match self {
             Self::Amd64 => "x86_64-unknown-linux-gnu",
             Self::Arm64 => "aarch64-unknown-linux-gnu",
+        }
+    }
+
+    /// As ELF files number it (EM_X86_64, EM_AARCH64).
+    const fn machine(self) -> usize {
+        match self {
+            Self::Amd64 => 62,
+            Self::Arm64 => 183,
         }
     }
 
@@ -144,7 +152,9 @@ pub(crate) fn build_agent(architecture: Architecture, profile: Profile) -> Resul
             "release"
         }
     };
-    command.env("CARGO_ENCODED_RUSTFLAGS", "-Ctarget-feature=+crt-static\u{1f}-Cstrip=debuginfo");
+    let mut flags = vec!["-Ctarget-feature=+crt-static".to_owned(), "-Cstrip=debuginfo".to_owned()];
+    flags.extend(workspace::placeless()?);
+    command.env("CARGO_ENCODED_RUSTFLAGS", flags.join("\u{1f}"));
     if architecture != Architecture::own() {
         let variable = target.to_uppercase().replace('-', "_");
         command.env(format!("CARGO_TARGET_{variable}_LINKER"), architecture.cross_linker());
@@ -153,7 +163,7 @@ pub(crate) fn build_agent(architecture: Architecture, profile: Profile) -> Resul
     }
     process::run(&mut command).context("cannot build the agent")?;
     let program = folder.join(target).join(built).join("portcullis");
-    check_static(&program)?;
+    check_program(&program, architecture)?;
     Ok(program)
 }
 
@@ -183,9 +193,13 @@ fn ensure_target(architecture: Architecture) -> Result<()> {
     Ok(())
 }
 
-/// A program that asks for an interpreter would not start from an image without libraries.
-fn check_static(program: &Path) -> Result<()> {
+/// A program of another architecture would not start, nor one that asks for an interpreter from an image without libraries.
+fn check_program(program: &Path, architecture: Architecture) -> Result<()> {
     let content = fs::read(program).with_context(|| format!("cannot read {}", program.display()))?;
+    // e_machine of the ELF header.
+    if number(&content, 18, 2) != Some(architecture.machine()) {
+        bail!("{} is not for {}", program.display(), architecture.name());
+    }
     if has_interpreter(&content) {
         bail!("{} is linked with libraries, which the image does not have", program.display());
     }
@@ -195,14 +209,17 @@ fn check_static(program: &Path) -> Result<()> {
 /// Whether a little-endian ELF file of 64 bits has a program header PT_INTERP. A static program that can be loaded
 /// anywhere (static-pie) has none, though it is a shared object by its type.
 fn has_interpreter(content: &[u8]) -> bool {
-    const PT_INTERP: u32 = 3;
-    let number = |at: usize, bytes: usize| {
-        let field = content.get(at..at + bytes)?;
-        Some(field.iter().rev().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)))
-    };
+    const PT_INTERP: usize = 3;
+    let number = |at, bytes| number(content, at, bytes);
     // e_phoff, e_phentsize and e_phnum of the ELF header.
     let (Some(offset), Some(size), Some(count)) = (number(32, 8), number(54, 2), number(56, 2)) else { return false };
-    (0..count).any(|index| number(offset + index * size, 4) == Some(PT_INTERP as usize))
+    (0..count).any(|index| number(offset + index * size, 4) == Some(PT_INTERP))
+}
+
+/// A little-endian number at a place of a file.
+fn number(content: &[u8], at: usize, bytes: usize) -> Option<usize> {
+    let field = content.get(at..at + bytes)?;
+    Some(field.iter().rev().fold(0_usize, |sum, byte| sum << 8 | usize::from(*byte)))
 }
 
 #[cfg(test)]
@@ -215,6 +232,16 @@ mod tests {
         assert!(has_interpreter(&own), "tests are linked with the C library");
         assert!(!has_interpreter(b"\x7fELF"), "a file that ends early");
         assert!(!has_interpreter(b""), "an empty file");
+    }
+
+    #[test]
+    fn a_program_for_another_machine_is_refused() {
+        let own = Path::new("/proc/self/exe");
+        let other = if Architecture::own() == Architecture::Amd64 { Architecture::Arm64 } else { Architecture::Amd64 };
+        let error = check_program(own, other).expect_err("another machine's").to_string();
+        assert!(error.contains(&format!("is not for {}", other.name())), "{error}");
+        let error = check_program(own, Architecture::own()).expect_err("a program with libraries").to_string();
+        assert!(error.contains("linked with libraries"), "{error}");
     }
 
     #[test]

@@ -31,6 +31,19 @@ pub(crate) fn repeatably(command: &mut Command) -> &mut Command {
     command
 }
 
+/// Flags of rustc by which what is built names source files the same wherever the checkout, cargo's home and the toolchain
+/// are. The checkout is `.`, where debuggers that start there find it.
+pub(crate) fn placeless() -> Result<Vec<String>> {
+    let sysroot = process::output_of(Command::new("rustc").args(["--print", "sysroot"]))?;
+    let home = |name: &str| std::env::var_os(name).map(PathBuf::from);
+    let cargo = home("CARGO_HOME").or_else(|| Some(home("HOME")?.join(".cargo")));
+    let places = [(Some(root().to_owned()), "."), (cargo, "/cargo"), (Some(PathBuf::from(sysroot)), "/rust")];
+    let flag = |(place, name): (Option<PathBuf>, &str)| {
+        place.map(|place| format!("--remap-path-prefix={}={name}", place.display()))
+    };
+    Ok(places.into_iter().filter_map(flag).collect())
+}
+
 /// What cargo knows of the workspace's own packages.
 pub(crate) struct Metadata(Value);
 

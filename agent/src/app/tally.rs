@@ -151,8 +151,8 @@ impl Tally {
     /// For a scrape.
     pub(super) fn figures(&mut self, reconciler: &Reconciler) -> Figures {
         let mut endpoints: BTreeMap<EndpointState, u64> = EndpointState::ALL.map(|state| (state, 0)).into();
-        for endpoint in reconciler.endpoint_statuses() {
-            *endpoints.entry(endpoint.state).or_default() += 1;
+        for state in reconciler.endpoint_states() {
+            *endpoints.entry(state).or_default() += 1;
         }
         let mut updates: BTreeMap<UpdateResult, u64> = UpdateResult::ALL.map(|result| (result, 0)).into();
         updates.extend(&self.updates);

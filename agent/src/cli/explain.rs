@@ -1,6 +1,7 @@
 //! `portcullis explain`: why a connection is allowed or denied.
 
 mod json;
+mod mesh;
 mod text;
 
 use std::io::Write;
@@ -109,7 +110,7 @@ fn answers<'a>(
     let answer = |family| {
         let traffic = args.asked().traffic(family);
         let judged = |direction| {
-            let scene = Scene { evaluator: &evaluator, nodes: &nodes, from, to, family, traffic };
+            let scene = Scene { cluster, evaluator: &evaluator, nodes: &nodes, from, to, family, traffic };
             scene.judge(direction)
         };
         Answer { family, traffic, egress: judged(Direction::Egress), ingress: judged(Direction::Ingress) }
@@ -119,6 +120,7 @@ fn answers<'a>(
 
 /// A connection in one family.
 struct Scene<'a, 'b> {
+    cluster: &'a Cluster,
     evaluator: &'b Evaluator<'a>,
     nodes: &'b NodeView<'a>,
     from: Party<'a>,
@@ -145,7 +147,7 @@ impl<'a> Scene<'a, '_> {
             traffic: self.traffic,
         };
         let (masqueraded, notes) = self.masqueraded(direction, endpoint, &peer, other).unzip();
-        let notes = notes.into_iter().collect();
+        let notes = notes.into_iter().chain(mesh::note(self, direction)).collect();
         Judged { direction, name: name(own), sides, endpoint, explanation, masqueraded, notes }
     }
 

@@ -66,7 +66,7 @@ pub struct RunArgs {
     #[arg(long, value_name = "DIR", default_value = PIN_DIR)]
     pub pin_dir: PathBuf,
     /// Where metrics and health are served: /metrics, /healthz, /readyz.
-    #[arg(long, value_name = "ADDRESS:PORT", default_value = LISTEN)]
+    #[arg(long, value_name = "ADDRESS:PORT", default_value = LISTEN, value_parser = super::listen::parse)]
     pub listen: SocketAddr,
     /// Where `portcullis status` is answered.
     #[arg(long, value_name = "PATH", default_value = SOCKET)]
@@ -113,6 +113,12 @@ pub struct RunArgs {
     /// only what is for them.
     #[arg(long, value_enum, default_value_t)]
     pub source_validation: SourceValidation,
+    /// What a further interface of a pod is: a veth into the network namespace of a pod that has one already. With `pod` it is the pod's: its policies hold there too, and only the addresses of
+    /// the Pod object pass. With `network` it leads to a network of its own with addresses that policy does not know: an exit
+    /// like any other device, where the source address that the pod writes is believed, a neighbour's too. An interface that
+    /// was a pod's stays one until it goes.
+    #[arg(long, value_enum, default_value_t)]
+    pub second_interfaces: SecondInterfaces,
     /// From which Ethernet address a pod may send. With `pinned` it is the one that its interface had when it got its first
     /// address: frames from another are dropped, and ARP that speaks for another, so that a pod on a bridge cannot draw its
     /// neighbours' traffic to itself. Not for pods that bridge virtual machines.
@@ -321,6 +327,16 @@ pub enum SourceMac {
     Pinned,
 }
 
+/// What a pod's further interfaces are.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum SecondInterfaces {
+    /// The pod's.
+    #[default]
+    Pod,
+    /// Networks of their own.
+    Network,
+}
+
 /// What pods may send to their own node.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum, Serialize, Deserialize)]
 pub enum OwnNode {
@@ -406,6 +422,20 @@ pub struct UninstallArgs {
     #[arg(long, value_name = "SECONDS", default_value_t = 600, requires = "daemon_set",
           value_parser = clap::value_parser!(u32).range(1..=86_400))]
     pub timeout: u32,
+    /// What becomes of nodes that are not Ready once all others are clean: they are waited for, or left as they are. Those go on
+    /// enforcing what they last knew, also when they come back, until they are rebooted.
+    #[arg(long, value_enum, default_value_t, requires = "daemon_set")]
+    pub unready_nodes: UnreadyNodes,
+}
+
+/// What becomes of nodes that cannot be cleaned now.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, ValueEnum)]
+pub enum UnreadyNodes {
+    /// They are waited for.
+    #[default]
+    Wait,
+    /// They are left.
+    Leave,
 }
 
 /// `namespace/name`.

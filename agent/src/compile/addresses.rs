@@ -12,13 +12,47 @@ use super::classes::{Classes, KindId, KindKey};
 use super::pods::Pods;
 use super::ranges::Ranges;
 use super::tables::Tables;
-use crate::model::PodKey;
+use crate::model::{Pod, PodKey};
 use crate::state::{ClassId, PeerEntry};
+
+/// The pods that claim an address: one, nearly always.
+#[derive(Debug, Default)]
+#[expect(clippy::box_collection, reason = "there is one for each address of the cluster, and two words are enough")]
+enum Owners {
+    #[default]
+    Nobody,
+    One(Arc<Pod>),
+    Several(Box<Vec<Arc<Pod>>>),
+}
+
+impl Owners {
+    fn as_slice(&self) -> &[Arc<Pod>] {
+        match self {
+            Self::Nobody => &[],
+            Self::One(pod) => std::slice::from_ref(pod),
+            Self::Several(pods) => pods,
+        }
+    }
+
+    /// Puts the pod of a name in place of what it was before, or takes it away.
+    fn set(&mut self, key: &PodKey, pod: Option<&Arc<Pod>>) {
+        let others = self.as_slice().iter().filter(|other| other.key != *key);
+        let mut pods: Vec<Arc<Pod>> = others.chain(pod).cloned().collect();
+        *self = match (pods.pop(), pods.is_empty()) {
+            (None, _) => Self::Nobody,
+            (Some(pod), true) => Self::One(pod),
+            (Some(pod), false) => {
+                pods.push(pod);
+                Self::Several(Box::new(pods))
+            }
+        };
+    }
+}
 
 /// What is known of one address.
 #[derive(Debug, Default)]
 struct Record {
-    pods: Vec<Arc<PodKey>>,
+    pods: Owners,
     /// In this node's local table.
     own: bool,
     /// How many Services have it.
@@ -29,7 +63,7 @@ struct Record {
 
 impl Record {
     fn is_empty(&self) -> bool {
-        self.pods.is_empty() && !self.own && self.services == 0
+        self.pods.as_slice().is_empty() && !self.own && self.services == 0
     }
 }
 
@@ -77,12 +111,9 @@ impl Addresses {
     /// A pod has an address now, or gives it up, or is another kind of pod.
     pub(super) fn claim(&mut self, address: IpAddr, key: &PodKey, pods: &Pods) {
         let record = self.records.entry(address).or_default();
-        record.pods.retain(|other| **other != *key);
-        let has = pods.member(key).is_some_and(|member| member.addresses.contains(&address));
-        if let Some(key) = pods.member_key(key).filter(|_| has) {
-            record.pods.push(Arc::clone(key));
-        }
-        if record.pods.len() > 1 {
+        let pod = pods.member(key).map(|member| &member.pod).filter(|pod| pod.addresses.contains(&address));
+        record.pods.set(key, pod);
+        if record.pods.as_slice().len() > 1 {
             self.contested.insert(address);
         } else {
             self.contested.remove(&address);
@@ -124,12 +155,9 @@ impl Addresses {
     }
 
     /// The pod that an address is taken to be of: where two claim it, the one with the greater uid, then name.
-    fn winner<'a>(record: &'a Record, pods: &'a Pods) -> Option<&'a Arc<PodKey>> {
-        let uid = |key: &Arc<PodKey>| pods.member(key).map(|member| Arc::clone(&member.uid));
-        match record.pods.as_slice() {
-            [one] => Some(one),
-            many => many.iter().max_by(|one, other| uid(one).cmp(&uid(other)).then_with(|| one.cmp(other))),
-        }
+    fn winner(record: &Record) -> Option<&PodKey> {
+        let pods = record.pods.as_slice().iter();
+        pods.max_by(|one, other| (&one.uid, &one.key).cmp(&(&other.uid, &other.key))).map(|pod| &pod.key)
     }
 
     /// Finds the kind of every changed address. Gives the addresses.
@@ -138,7 +166,7 @@ impl Addresses {
         changed.extend(&self.on_way);
         for address in &changed {
             let Some(record) = self.records.get_mut(address) else { continue };
-            let winner = Self::winner(record, pods).and_then(|key| pods.member(key));
+            let winner = Self::winner(record).and_then(|key| pods.member(key));
             let kind = (!record.is_empty()).then(|| {
                 classes.kind(KindKey {
                     group: winner.map(|member| member.group),
@@ -295,13 +323,14 @@ impl Addresses {
     }
 
     /// Addresses that several pods claim.
-    pub(super) fn problems(&self, pods: &Pods) -> Vec<Problem> {
+    pub(super) fn problems(&self) -> Vec<Problem> {
         let contested = self.contested.iter().filter_map(|address| Some((*address, self.records.get(address)?)));
         contested
             .filter_map(|(address, record)| {
-                let winner = Self::winner(record, pods)?;
-                let others = record.pods.iter().filter(|key| *key != winner).map(|key| (**key).clone()).collect();
-                Some(Problem::AddressClaimedTwice { address, taken_as: (**winner).clone(), others })
+                let winner = Self::winner(record)?;
+                let keys = record.pods.as_slice().iter().map(|pod| &pod.key);
+                let others = keys.filter(|key| *key != winner).cloned().collect();
+                Some(Problem::AddressClaimedTwice { address, taken_as: winner.clone(), others })
             })
             .collect()
     }

@@ -1,6 +1,8 @@
 //! Pods as peers, in groups: pods of one namespace with the same labels and declared ports answer every question alike.
 
+use std::borrow::Borrow;
 use std::collections::{BTreeMap, BTreeSet};
+use std::hash::{Hash, Hasher};
 use std::net::IpAddr;
 use std::sync::Arc;
 
@@ -25,7 +27,8 @@ struct GroupKey {
 pub(super) struct Group {
     key: Arc<GroupKey>,
     pub(super) atoms: Signature,
-    pods: BTreeSet<Arc<PodKey>>,
+    /// In no order: few, mostly, and nobody asks for the one or the other.
+    pods: Vec<Arc<Pod>>,
 }
 
 impl Group {
@@ -41,18 +44,39 @@ impl Group {
         &self.key.ports
     }
 
-    pub(super) fn pods(&self) -> &BTreeSet<Arc<PodKey>> {
+    pub(super) fn pods(&self) -> &[Arc<Pod>] {
         &self.pods
     }
 }
 
-/// A member pod.
+/// A member pod. It is the cluster's own object, as it was when its group, uid and addresses last changed: of a hundred
+/// thousand pods there is to be one copy.
 #[derive(Debug)]
 pub(super) struct Member {
     pub(super) group: GroupId,
-    pub(super) uid: Arc<str>,
-    pub(super) addresses: Vec<IpAddr>,
+    pub(super) pod: Arc<Pod>,
 }
+
+/// Members are told apart by their pods' names, which are in the pods already.
+impl Borrow<PodKey> for Member {
+    fn borrow(&self) -> &PodKey {
+        &self.pod.key
+    }
+}
+
+impl Hash for Member {
+    fn hash<H: Hasher>(&self, state: &mut H) {
+        self.pod.key.hash(state);
+    }
+}
+
+impl PartialEq for Member {
+    fn eq(&self, other: &Self) -> bool {
+        self.pod.key == other.pod.key
+    }
+}
+
+impl Eq for Member {}
 
 /// What a change of one pod touched.
 #[derive(Debug, Default)]
@@ -66,7 +90,7 @@ pub(super) struct PodChange {
 /// Pods, their groups, and namespaces.
 #[derive(Debug, Default)]
 pub(super) struct Pods {
-    members: FxHashMap<Arc<PodKey>, Member>,
+    members: FxHashSet<Member>,
     groups: FxHashMap<GroupId, Group>,
     group_ids: FxHashMap<Arc<GroupKey>, GroupId>,
     next_group: u32,
@@ -129,35 +153,37 @@ impl Pods {
     }
 
     /// Takes in a pod, or its going.
-    pub(super) fn set_pod(&mut self, key: &PodKey, pod: Option<&Pod>) -> PodChange {
+    pub(super) fn set_pod(&mut self, key: &PodKey, pod: Option<&Arc<Pod>>) -> PodChange {
         let mut change = PodChange::default();
         let pod = pod.filter(|pod| pod.is_member());
         let group = pod.map(|pod| self.group(pod));
         if let (Some(pod), Some(member)) = (pod, self.members.get(key))
             && Some(member.group) == group
-            && member.addresses == pod.addresses
-            && member.uid == pod.uid
+            && member.pod.addresses == pod.addresses
+            && member.pod.uid == pod.uid
         {
             return change;
         }
-        if let Some((key, member)) = self.members.remove_entry(key) {
-            change.addresses.extend(&member.addresses);
+        if let Some(member) = self.members.take(key) {
+            change.addresses.extend(&member.pod.addresses);
             change.groups.push(member.group);
             if let Some(group) = self.groups.get_mut(&member.group) {
-                group.pods.remove(&key);
+                group.pods.retain(|pod| !Arc::ptr_eq(pod, &member.pod));
                 if group.pods.is_empty() {
                     self.empty.insert(member.group);
                 }
             }
         }
         if let (Some(pod), Some(group)) = (pod, group) {
-            let key = Arc::new(key.clone());
             if let Some(group) = self.groups.get_mut(&group) {
-                group.pods.insert(Arc::clone(&key));
+                // Exactly as long as it must be at first: most groups are few pods, and stay so.
+                if group.pods.is_empty() {
+                    group.pods.reserve_exact(1);
+                }
+                group.pods.push(Arc::clone(pod));
             }
             self.empty.remove(&group);
-            let member = Member { group, uid: Arc::clone(&pod.uid), addresses: pod.addresses.clone() };
-            self.members.insert(key, member);
+            self.members.insert(Member { group, pod: Arc::clone(pod) });
             change.addresses.extend(&pod.addresses);
             change.groups.push(group);
         }
@@ -187,7 +213,7 @@ impl Pods {
         let key = Arc::new(key);
         self.in_namespace.entry(Arc::clone(&key.namespace)).or_default().insert(id);
         self.group_ids.insert(Arc::clone(&key), id);
-        self.groups.insert(id, Group { key, atoms, pods: BTreeSet::new() });
+        self.groups.insert(id, Group { key, atoms, pods: Vec::new() });
         // Empty until the caller puts the pod in.
         self.empty.insert(id);
         id
@@ -349,10 +375,6 @@ impl Pods {
         self.members.get(key)
     }
 
-    pub(super) fn member_key(&self, key: &PodKey) -> Option<&Arc<PodKey>> {
-        self.members.get_key_value(key).map(|(key, _)| key)
-    }
-
     pub(super) fn group_of(&self, id: GroupId) -> Option<&Group> {
         self.groups.get(&id)
     }
@@ -363,7 +385,7 @@ impl Pods {
     }
 
     pub(super) fn member_keys(&self) -> impl Iterator<Item = &PodKey> {
-        self.members.keys().map(AsRef::as_ref)
+        self.members.iter().map(|member| &member.pod.key)
     }
 
     pub(super) fn namespace_names(&self) -> impl Iterator<Item = &Arc<str>> {

@@ -13,7 +13,6 @@ use crate::model::{Direction, Labels, NamespaceScope, Order, Policy, PolicyId, S
 #[derive(Debug)]
 struct Known {
     policy: Arc<Policy>,
-    tie_break: String,
     ingress: Option<Arc<PolicyRules>>,
     egress: Option<Arc<PolicyRules>>,
 }
@@ -53,11 +52,11 @@ impl Policies {
         let Some(policy) = policy else { return };
         let mut rules = |direction| {
             let rules = policy.rules(direction)?;
-            let same = before.as_ref().and_then(|before| before.rules(direction)).filter(|same| same.rules == rules);
+            let same = before.as_ref().and_then(|before| before.rules(direction)).filter(|same| same.rules() == rules);
             Some(same.map_or_else(
                 || {
                     self.next_rules += 1;
-                    Arc::new(PolicyRules { id: self.next_rules, policy: id.clone(), rules: rules.to_vec() })
+                    Arc::new(PolicyRules { id: self.next_rules, policy: Arc::clone(policy), direction })
                 },
                 Arc::clone,
             ))
@@ -72,7 +71,7 @@ impl Policies {
             }
         }
         locals.mark(|key, local| selects(&policy.subject, &key.pod.namespace, &local.pod.labels, pods));
-        let known = Known { policy: Arc::clone(policy), tie_break: id.tie_break(), ingress, egress };
+        let known = Known { policy: Arc::clone(policy), ingress, egress };
         self.known.insert(id.clone(), known);
     }
 
@@ -117,11 +116,9 @@ impl Policies {
             .filter_map(|id| self.known.get(id))
             .filter_map(|known| Some((known, known.rules(direction)?)))
             .collect();
-        governing.sort_by(|(one, _), (other, _)| {
-            let tier = |known: &Known| (self.tier(&known.policy.tier).0, Arc::clone(&known.policy.tier));
-            (tier(one).cmp(&tier(other)))
-                .then_with(|| one.policy.order.cmp(&other.policy.order))
-                .then_with(|| one.tie_break.cmp(&other.tie_break))
+        governing.sort_by_cached_key(|(known, _)| {
+            let policy = &known.policy;
+            (self.tier(&policy.tier).0, Arc::clone(&policy.tier), policy.order, policy.id.tie_break())
         });
         let mut tiers: Vec<(&Arc<str>, SetTier)> = Vec::new();
         for (known, rules) in governing {

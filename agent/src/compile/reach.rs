@@ -140,6 +140,17 @@ impl Reaches {
         self.ripe.retain(|(set, port)| self.sets.contains_key(set) && !ports.contains(port));
     }
 
+    /// Ports of which the tables see a backend otherwise than before: a look at each, since classes of ports or ranges moved.
+    /// Most are seen as they were, and are not to be judged again for every set.
+    pub(super) fn find_changed(&self, services: &mut Services, view: &View<'_>, writing: &Writing<'_>) {
+        let is_other = |port: &ServiceNumber| {
+            let seen = pairs(*port, services, view, writing);
+            self.seen.get(port).is_none_or(|known| **known != seen)
+        };
+        let changed: Vec<ServiceNumber> = services.all().filter(is_other).collect();
+        services.changed.extend(changed);
+    }
+
     /// Brings the rows of changed ports and of fresh sets up to date. Gives the sets that were in force and reach
     /// otherwise now.
     pub(super) fn update(

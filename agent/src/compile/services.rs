@@ -256,8 +256,8 @@ impl Services {
                     .take(1)
                     .collect(),
             };
-            for member in group.pods().iter().filter_map(|pod| pods.member(pod)) {
-                for address in member.addresses.iter().filter(|address| Family::of(address) == family) {
+            for pod in group.pods() {
+                for address in pod.addresses.iter().filter(|address| Family::of(address) == family) {
                     backends.extend(numbers.iter().map(|port| Backend { address: *address, port: *port }));
                 }
             }

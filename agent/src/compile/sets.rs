@@ -13,18 +13,25 @@ use super::ports::{Ports, Question};
 use super::profiles::{Content, Profiles};
 use super::rules::{Reader, RuleNumbers, SetRule, names_asked};
 use super::tables::Tables;
-use crate::model::{Direction, NamedPort, PolicyId, Protocol, Rule, Verdict};
+use crate::model::{Direction, NamedPort, Policy, Protocol, Rule, Verdict};
 use crate::state::{ClassId, LocalId, ProfileId, RuleCause, RuleNumber, SetId, TableVerdict};
 
 /// Before a set's rows are written.
 const NO_PROFILE: ProfileId = ProfileId(0);
 
-/// The rules of one policy for one direction. The number is new whenever the rules are.
+/// The rules of one policy for one direction. The number is new whenever the rules are. The policy is the cluster's own
+/// object: most select no pod of this node, and a copy of each would be half of what all of them take.
 #[derive(Debug)]
 pub(super) struct PolicyRules {
     pub(super) id: u32,
-    pub(super) policy: PolicyId,
-    pub(super) rules: Vec<Rule>,
+    pub(super) policy: Arc<Policy>,
+    pub(super) direction: Direction,
+}
+
+impl PolicyRules {
+    pub(super) fn rules(&self) -> &[Rule] {
+        self.policy.rules(self.direction).unwrap_or_default()
+    }
 }
 
 /// A tier: the policies of it that apply, in order, and whether it ends with a denial.
@@ -155,7 +162,7 @@ impl Sets {
     ) -> (SetId, bool) {
         let mut relevant = Vec::new();
         if direction == Direction::Ingress {
-            let rules = tiers.iter().flat_map(|tier| &tier.policies).flat_map(|policy| &policy.rules);
+            let rules = tiers.iter().flat_map(|tier| &tier.policies).flat_map(|policy| policy.rules());
             let names = names_asked(rules);
             relevant.extend(own_ports.iter().filter(|port| names.contains(&(&port.name, port.protocol))).cloned());
             relevant.sort_unstable();
@@ -192,10 +199,10 @@ impl Sets {
         for tier in tiers {
             let mut rules = Vec::new();
             for policy in tier.policies.iter().filter(|_| !key.bare) {
-                rules.extend(policy.rules.iter().filter_map(|rule| reader.rule(&policy.policy, rule)));
+                rules.extend(policy.rules().iter().filter_map(|rule| reader.rule(&policy.policy.id, rule)));
             }
             let first = tier.policies.first().filter(|_| tier.denies);
-            let end = first.map(|first| reader.verdict(Verdict::Deny, &first.policy, RuleCause::Isolation));
+            let end = first.map(|first| reader.verdict(Verdict::Deny, &first.policy.id, RuleCause::Isolation));
             set_tiers.push(SetTier { rules, end });
         }
         let asked = reader.asked;

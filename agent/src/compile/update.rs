@@ -206,10 +206,7 @@ impl Compiler {
         fresh: &[SetId],
     ) -> FxHashSet<SetId> {
         let addresses = shown.moved.keys().chain(&outcome.addresses);
-        let mut changed: BTreeSet<_> = addresses.flat_map(|address| self.services.leading_to(*address)).collect();
-        if ports_moved || ranges_moved {
-            changed.extend(self.services.all());
-        }
+        let changed: BTreeSet<_> = addresses.flat_map(|address| self.services.leading_to(*address)).collect();
         self.services.changed.extend(changed);
         let (addresses, ranges, classes, locals) = (&self.addresses, &self.ranges, &self.classes, &self.locals);
         let node = &self.node;
@@ -221,6 +218,9 @@ impl Compiler {
         };
         let mut writing =
             Writing { profiles: &mut self.profiles, ports: &self.ports, tables: &mut self.tables, now: self.now };
+        if ports_moved || ranges_moved {
+            self.reaches.find_changed(&mut self.services, &view, &writing);
+        }
         self.reaches.update(&mut self.services, &mut self.sets, fresh, &view, &mut writing)
     }
 

@@ -139,13 +139,20 @@ fn rules(listed: &[ApiRule<'_>], direction: Direction, key: &Name, findings: &mu
     rules
 }
 
+/// A list without room for more: every node keeps every policy of the cluster, and most lists are of one.
+pub(super) fn exactly<T>(parts: impl Iterator<Item = T>) -> Vec<T> {
+    let mut parts: Vec<T> = parts.collect();
+    parts.shrink_to_fit();
+    parts
+}
+
 /// Missing and empty lists are the same: everybody, outsiders too.
 fn peer_match(peers: &[v1::NetworkPolicyPeer], field: &Field<'_>, key: &Name, findings: &mut Findings) -> PeerMatch {
     if peers.is_empty() {
         return PeerMatch::anyone();
     }
     let converted = peers.iter().enumerate();
-    PeerMatch::Any(converted.filter_map(|(index, one)| peer(one, &field.at(index), key, findings)).collect())
+    PeerMatch::Any(exactly(converted.filter_map(|(index, one)| peer(one, &field.at(index), key, findings))))
 }
 
 fn peer(peer: &v1::NetworkPolicyPeer, field: &Field<'_>, key: &Name, findings: &mut Findings) -> Option<PeerMatch> {
@@ -192,14 +199,14 @@ fn ip_block(block: &v1::IPBlock, field: &Field<'_>, findings: &mut Findings) -> 
     }
     cidr?;
     // One part needs no brackets.
-    if parts.len() == 1 { parts.pop() } else { Some(PeerMatch::All(parts)) }
+    if parts.len() == 1 { parts.pop() } else { Some(PeerMatch::All(exactly(parts.into_iter()))) }
 }
 
 /// Missing and empty lists are the same: all protocols and ports.
 fn traffic(ports: &[v1::NetworkPolicyPort], field: &Field<'_>, findings: &mut Findings) -> TrafficMatch {
     let ports = ports.iter().enumerate();
     TrafficMatch {
-        any_of: ports.filter_map(|(index, port)| port_match(port, &field.at(index), findings)).collect(),
+        any_of: exactly(ports.filter_map(|(index, port)| port_match(port, &field.at(index), findings))),
         none_of: Vec::new(),
     }
 }

@@ -20,6 +20,7 @@ pub(super) fn selector(selector: &LabelSelector, field: &Field<'_>, findings: &m
     for (index, expression) in selector.match_expressions.iter().flatten().enumerate() {
         parts.extend(requirement(expression, &expressions.at(index), findings));
     }
+    parts.shrink_to_fit();
     Selector::All(parts)
 }
 

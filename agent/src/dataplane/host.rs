@@ -96,22 +96,70 @@ pub(super) fn raise_descriptor_limit() {
     }
 }
 
-/// Before 5.11 maps count against RLIMIT_MEMLOCK. Where raising it is refused, loading will say so.
-pub(super) fn raise_memory_limit() {
-    let limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
-    // SAFETY: a valid structure.
-    unsafe { libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) };
+/// The memory that programs and maps may take.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum MemoryLimit {
+    /// The control group's alone.
+    None,
+    /// RLIMIT_MEMLOCK, in bytes, which may not be raised.
+    Locked(u64),
 }
 
-/// The first capability that the agent needs and does not have.
-pub(super) fn missing_capability() -> Option<&'static str> {
+impl MemoryLimit {
+    /// Says of a failed load that this may be why.
+    pub(super) fn blame(self, error: DataplaneError) -> DataplaneError {
+        match self {
+            Self::None => error,
+            Self::Locked(limit) => DataplaneError::MemoryLimit { limit, source: error.into() },
+        }
+    }
+}
+
+/// Before 5.11 programs and maps count against RLIMIT_MEMLOCK, for all processes of a user together. To raise it takes
+/// CAP_SYS_RESOURCE. A limit that is high enough does as well, so nothing has failed yet where it may not be raised.
+pub(super) fn raise_memory_limit() -> MemoryLimit {
+    if aya::util::KernelVersion::current().is_ok_and(|version| version >= aya::util::KernelVersion::new(5, 11, 0)) {
+        return MemoryLimit::None;
+    }
+    let mut limit = libc::rlimit { rlim_cur: libc::RLIM_INFINITY, rlim_max: libc::RLIM_INFINITY };
+    // SAFETY: a valid structure, which the second call fills in.
+    unsafe {
+        if libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit) == 0
+            || libc::getrlimit(libc::RLIMIT_MEMLOCK, &raw mut limit) != 0
+        {
+            return MemoryLimit::None;
+        }
+        limit.rlim_cur = limit.rlim_max;
+        libc::setrlimit(libc::RLIMIT_MEMLOCK, &raw const limit);
+    }
+    MemoryLimit::Locked(limit.rlim_max)
+}
+
+/// A capability by its number and name (linux/capability.h).
+type Capability = (u32, &'static str);
+
+/// What the agent cannot do without.
+pub(super) const OF_THE_AGENT: &[Capability] = &[(12, "CAP_NET_ADMIN"), (39, "CAP_BPF"), (38, "CAP_PERFMON")];
+/// What it takes to remove everything: nothing is loaded.
+pub(super) const OF_UNINSTALL: &[Capability] = &[(12, "CAP_NET_ADMIN"), (39, "CAP_BPF")];
+
+/// Fails if one of these is missing.
+pub(super) fn check_capabilities(needed: &[Capability]) -> Result<(), DataplaneError> {
+    let Some(effective) = effective_capabilities() else { return Ok(()) };
+    let holds = |number: u32| effective & 1 << number != 0;
+    // CAP_SYS_ADMIN (21) includes CAP_BPF and CAP_PERFMON, and is all there was before 5.8.
+    let may = |number: u32| holds(number) || number > 21 && holds(21);
+    match needed.iter().find(|(number, _)| !may(*number)) {
+        None => Ok(()),
+        Some((_, missing)) => {
+            let names: Vec<&str> = needed.iter().map(|(_, name)| *name).collect();
+            Err(DataplaneError::Capability { missing, needed: names.join(", ") })
+        }
+    }
+}
+
+fn effective_capabilities() -> Option<u64> {
     let status = std::fs::read_to_string("/proc/thread-self/status").ok()?;
     let effective = status.lines().find_map(|line| line.strip_prefix("CapEff:"))?;
-    let effective = u64::from_str_radix(effective.trim(), 16).ok()?;
-    let has = |number: u32| effective & 1 << number != 0;
-    // CAP_SYS_ADMIN (21) includes CAP_BPF (39) and CAP_PERFMON (38), and is all there was before 5.8.
-    [(12, "CAP_NET_ADMIN", has(12)), (39, "CAP_BPF", has(39) || has(21)), (38, "CAP_PERFMON", has(38) || has(21))]
-        .into_iter()
-        .find(|(_, _, present)| !present)
-        .map(|(_, name, _)| name)
+    u64::from_str_radix(effective.trim(), 16).ok()
 }

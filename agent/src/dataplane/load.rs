@@ -139,10 +139,8 @@ impl Dataplane {
             return Err(DataplaneError::NoPrograms);
         }
         host::check_kernel()?;
-        if let Some(missing) = host::missing_capability() {
-            return Err(DataplaneError::Capability { missing });
-        }
-        host::raise_memory_limit();
+        host::check_capabilities(host::OF_THE_AGENT)?;
+        let memory = host::raise_memory_limit();
         host::raise_descriptor_limit();
         let dir = settings.pin_dir.join(LAYOUT);
         let maps = dir.join(layouts::MAPS);
@@ -156,14 +154,15 @@ impl Dataplane {
         let mut pins = Pins::new(&settings.pin_dir, &dir, lock);
         let found = if maps.join("META").exists() { Found::Adopted } else { Found::Fresh };
         let sizes = sizes_of(&maps, settings.sizes)?;
-        let mut ebpf = load(settings, &sizes, &maps, VerifierLogLevel::default())?;
+        let loaded = load(settings, &sizes, &maps, VerifierLogLevel::default());
+        let mut ebpf = loaded.map_err(|error| memory.blame(error))?;
         let meta = memory::map(map_data(&ebpf, "META")?)?;
         claim(&meta, namespace, &settings.pin_dir)?;
         let mut program_ids = BTreeMap::new();
         for name in PROGRAMS {
             let failed = |source| DataplaneError::Program { name, source };
             let program = program(&mut ebpf, name)?;
-            program.load().map_err(failed)?;
+            program.load().map_err(failed).map_err(|error| memory.blame(error))?;
             program_ids.insert(name, program.info().map_err(failed)?.id());
         }
         for name in PINNED.into_iter().chain([RULES]) {

@@ -19,9 +19,10 @@ pub struct Removed {
 /// A clsact qdisc stays, also one that an agent has made: nobody can tell who else counts on it, and empty it does nothing.
 ///
 /// # Errors
-/// The pins are another network namespace's or an agent's that runs, which would put everything back, or cannot be
-/// removed.
+/// A capability is missing; or the pins are another network namespace's or an agent's that runs, which would put everything
+/// back, or cannot be removed.
 pub fn uninstall(pin_dir: &Path) -> Result<Removed, DataplaneError> {
+    host::check_capabilities(host::OF_UNINSTALL)?;
     check_owner(pin_dir)?;
     // A running agent would put back what is removed.
     let _lock = if pin_dir.exists() { Some(lock::take(pin_dir)?) } else { None };

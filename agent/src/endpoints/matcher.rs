@@ -12,8 +12,10 @@ use super::report::Report;
 
 mod claims;
 mod roles;
+mod seconds;
 
 use claims::Claim;
+use seconds::second_of;
 
 /// What the matcher is told about this node.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -23,13 +25,20 @@ pub struct Config {
     pub pod_ranges: Vec<IpNet>,
     /// The names of the only devices that are exits besides the pods' veths; `None` for all that qualify.
     pub uplinks: Option<BTreeSet<String>>,
+    /// A pod's second veth leads to a network of its own, which policy does not know: an exit, not the pod's.
+    pub second_networks: bool,
 }
 
-/// What a device is to the enforcement. Endpoints, pending and closed veths are exits too.
+/// What a device is to the enforcement. Endpoints, their second veths, pending and closed veths are exits too.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Role {
     /// The host's end of this pod's veth.
     Endpoint(PodId),
+    /// A further veth of the pod whose own veth has this ifindex: the same endpoint, over another device.
+    Second {
+        /// The pod's own veth.
+        of: u32,
+    },
     /// A veth that is surely a pod's, but it is not known (or not decided) whose.
     Pending,
     /// A veth that claims to be a pod which another veth already is: nothing may pass.
@@ -90,7 +99,10 @@ pub struct Matched {
 ///    anew) only once every other pod of this node has told its addresses. Until then the veth is [`Role::Pending`].
 /// 6. A veth that may be several free pods (two objects with one address while one of them ends) is that one which
 ///    never had a veth; if that leaves more than one it is [`Role::Pending`] and reported.
-/// 7. The kernel is quicker than the API: a veth may appear while of its pod's address, or name, only the object of the
+/// 7. A veth into the namespace of a pod that has one is that pod's [second](Role::Second), whatever addresses are inside,
+///    unless the host's evidence gives it to another pod. That is asked anew each time: numbers of namespaces come again, and
+///    for a moment the next pod's veth may have that of one that ends.
+/// 8. The kernel is quicker than the API: a veth may appear while of its pod's address, or name, only the object of the
 ///    pod before is known. So the match of a pod's *second* veth is corrected, once, when a pod comes that never had
 ///    one and that no other veth claims, by evidence no weaker: the name, the host's routes, or the first address inside.
 #[derive(Debug, Default)]
@@ -305,9 +317,11 @@ impl Matcher {
     /// single one to a stronger claim that had two, so each gift starts again from the strongest.
     fn grant(&mut self, claims: &[Claim]) {
         let mut holders = self.holders();
+        let mut namespaces = self.namespaces();
         loop {
             let granted = claims.iter().find_map(|claim| {
-                if self.matched.contains_key(&claim.ifindex) {
+                let link = self.snapshot.links.get(&claim.ifindex)?;
+                if self.matched.contains_key(&claim.ifindex) || second_of(link, Some(claim), &namespaces).is_some() {
                     return None;
                 }
                 match self.free(claim, &holders).as_slice() {
@@ -317,6 +331,9 @@ impl Matcher {
             });
             let Some((claim, pod)) = granted else { return };
             holders.insert(pod.clone(), claim.ifindex);
+            if let Some(netnsid) = self.namespace_of(claim.ifindex) {
+                namespaces.entry(netnsid).or_insert_with(|| (claim.ifindex, pod.clone()));
+            }
             let second = self.had_veth.contains_key(&pod);
             let matched =
                 Matched { pod, incarnation: claim.incarnation, evidence: claim.evidence, pod_gone: false, second };

@@ -51,12 +51,29 @@ pub enum Report {
         /// The pod that the address belongs to.
         pod: PodId,
     },
-    /// A pod has a further interface.
+    /// A pod has a further interface, which is the pod's.
     #[error(
-        "veth {name} (ifindex {ifindex}) leads to pod {pod}, which is on another veth: policy holds for the addresses of \
-         the Pod object only, so {name} is an exit like any other device and what comes from it is judged as from outside"
+        "veth {name} (ifindex {ifindex}) is a second interface of pod {pod}, which is on veth {first}: the pod's policies \
+         hold on both, and only the addresses of the Pod object pass. If it is a network with addresses of its own, set \
+         --second-interfaces network"
     )]
     SecondInterface {
+        /// The veth.
+        ifindex: u32,
+        /// Its name.
+        name: String,
+        /// The pod.
+        pod: PodId,
+        /// The name of the pod's own veth.
+        first: String,
+    },
+    /// A pod has a further interface, where those are networks of their own.
+    #[error(
+        "veth {name} (ifindex {ifindex}) leads to pod {pod}, which is on another veth: second interfaces are networks of their \
+         own here (--second-interfaces network), so {name} is an exit like any other device, and whatever source address the \
+         pod writes there is believed, a neighbour's too, as far as the node's reverse-path filter lets it in"
+    )]
+    SecondNetwork {
         /// The veth.
         ifindex: u32,
         /// Its name.

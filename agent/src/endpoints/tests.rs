@@ -90,11 +90,16 @@ fn pod(name: &str, addresses: &[&str]) -> LocalPod {
     LocalPod { id: id(name), addresses: addresses.iter().map(|address| ip(address)).collect() }
 }
 
-fn matcher() -> Matcher {
-    Matcher::new(Config {
+fn config() -> Config {
+    Config {
         pod_ranges: vec!["10.1.0.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()],
         uplinks: None,
-    })
+        second_networks: false,
+    }
+}
+
+fn matcher() -> Matcher {
+    Matcher::new(config())
 }
 
 fn endpoint(name: &str) -> Role {

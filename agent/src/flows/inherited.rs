@@ -39,40 +39,54 @@ impl Inherited {
         newcomer.is_some_and(|newcomer| addresses.iter().any(|address| !newcomer.read.contains(address)))
     }
 
-    /// Takes the table as it is: of each endpoint, by incarnation, the addresses that it has or is about to have. Endpoints
-    /// and connections that are no more are forgotten.
-    pub fn read(&mut self, connections: &[Connection], endpoints: &[(u32, Vec<IpAddr>)]) {
-        let before = std::mem::take(&mut self.newcomers);
-        let mut owners: HashMap<IpAddr, u32> = HashMap::new();
+    /// Begins to read the table as it is: of each endpoint, by incarnation, the addresses that it has or is about to have.
+    #[must_use]
+    pub fn reading(&self, endpoints: &[(u32, Vec<IpAddr>)]) -> Reading<'_> {
+        let (mut owners, mut newcomers) = (HashMap::new(), HashMap::new());
         for (incarnation, addresses) in endpoints {
-            let Some(newcomer) = before.get(incarnation) else { continue };
+            let Some(newcomer) = self.newcomers.get(incarnation) else { continue };
             owners.extend(addresses.iter().map(|address| (*address, *incarnation)));
-            self.newcomers.insert(*incarnation, Newcomer { read: newcomer.read.clone(), ..Newcomer::default() });
+            newcomers.insert(*incarnation, Newcomer { read: newcomer.read.clone(), ..Newcomer::default() });
         }
-        for connection in connections {
-            for address in [connection.original.source, connection.reply.source] {
-                let Some(incarnation) = owners.get(&address) else { continue };
-                let known = before.get(incarnation).is_some_and(|newcomer| {
-                    !newcomer.read.contains(&address) || newcomer.connections.contains(&identity(connection))
-                });
-                if let (true, Some(newcomer)) = (known, self.newcomers.get_mut(incarnation)) {
-                    newcomer.connections.insert(identity(connection));
-                }
+        Reading { before: self, owners, newcomers }
+    }
+}
+
+/// One reading of the table, a connection at a time: on a busy node it holds a million.
+#[derive(Debug)]
+pub struct Reading<'a> {
+    before: &'a Inherited,
+    owners: HashMap<IpAddr, u32>,
+    newcomers: HashMap<u32, Newcomer>,
+}
+
+impl Reading<'_> {
+    /// Takes a connection of the table. Whether it is older than an endpoint that has one of its addresses now.
+    pub(super) fn is_inherited(&mut self, connection: &Connection) -> bool {
+        let mut is_inherited = false;
+        for address in [connection.original.source, connection.reply.source] {
+            let Some(incarnation) = self.owners.get(&address) else { continue };
+            let known = self.before.newcomers.get(incarnation).is_some_and(|newcomer| {
+                !newcomer.read.contains(&address) || newcomer.connections.contains(&identity(connection))
+            });
+            if let (true, Some(newcomer)) = (known, self.newcomers.get_mut(incarnation)) {
+                newcomer.connections.insert(identity(connection));
+                is_inherited = true;
             }
         }
-        for (address, incarnation) in owners {
+        is_inherited
+    }
+
+    /// The whole table has been read: what is known now. Endpoints and connections that are no more are forgotten.
+    pub(super) fn finish(mut self) -> Inherited {
+        for (address, incarnation) in self.owners {
             if let Some(newcomer) = self.newcomers.get_mut(&incarnation)
                 && !newcomer.read.contains(&address)
             {
                 newcomer.read.push(address);
             }
         }
-    }
-
-    /// Whether a connection is older than the endpoint that has its address now.
-    pub(super) fn holds(&self, incarnation: u32, connection: &Connection) -> bool {
-        let newcomer = self.newcomers.get(&incarnation);
-        newcomer.is_some_and(|newcomer| newcomer.connections.contains(&identity(connection)))
+        Inherited { newcomers: self.newcomers }
     }
 }
 

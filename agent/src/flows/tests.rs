@@ -17,19 +17,15 @@ fn connection(source: IpAddr, destination: IpAddr, id: u32) -> Connection {
     Connection { protocol: 6, original, reply, progress: Progress::Established, remaining: 1, id }
 }
 
-/// The owners of the seeds that a table gives.
-fn owners(connections: &[Connection], inherited: &Inherited) -> Vec<u32> {
+/// Reads a table: the owners of the seeds that it gives.
+fn read(inherited: &mut Inherited, connections: &[Connection], endpoints: &[(u32, Vec<IpAddr>)]) -> Vec<u32> {
     let local = |slot, incarnation, address| Local { slot, generation: 0, incarnation, addresses: vec![address] };
-    let endpoints = [local(10, OLD, A), local(20, NEW, B)];
-    let around = Surroundings {
-        endpoints: &endpoints,
-        flags: &|_| 0,
-        lifetimes: [100; 16],
-        jiffies: 1,
-        first: false,
-        inherited,
-    };
-    seeds(connections, &around).iter().map(|seed| seed.owner).collect()
+    let locals = [local(10, OLD, A), local(20, NEW, B)];
+    let around = Surroundings { endpoints: &locals, flags: &|_| 0, lifetimes: [100; 16], jiffies: 1, first: false };
+    let mut reader = Reader::new(around, inherited.reading(endpoints));
+    let owners = connections.iter().flat_map(|connection| reader.seeds(connection)).map(|seed| seed.owner).collect();
+    *inherited = reader.finish();
+    owners
 }
 
 #[test]
@@ -41,30 +37,33 @@ fn what_is_older_than_an_endpoint_with_its_address_is_never_its_own() {
     let mut through = connection(A, X, 3);
     through.reply.source = B;
     let old = [connection(B, X, 1), connection(X, B, 2), through];
-    assert_eq!(owners(&old, &inherited), [20, 20, 10, CONFIRMED, 20], "as they are, they would be its own");
     let endpoints = [(OLD, vec![A]), (NEW, vec![B])];
-    inherited.read(&old, &endpoints);
+    let nobody_new = &mut Inherited::default();
+    assert_eq!(read(nobody_new, &old, &endpoints), [20, 20, 10, CONFIRMED, 20], "as they are, they would be its own");
+    assert_eq!(read(&mut inherited, &old, &endpoints), [0; 0], "none is its own, and it is no end of theirs");
     assert!(!inherited.is_unread(NEW, &[B]) && inherited.is_unread(NEW, &[B, X]), "each address is read once");
 
     let own = [connection(B, X, 4), connection(X, B, 5), connection(A, X, 6), connection(A, B, 7)];
     for turn in 0..2 {
         let all = [&old[..], &own].concat();
-        inherited.read(&all, &endpoints);
-        let expected = [20, 20, 10, 10, 20];
-        assert_eq!(owners(&all, &inherited), expected, "{turn}: the same addresses and ports, another number");
+        let owners = read(&mut inherited, &all, &endpoints);
+        assert_eq!(owners, [20, 20, 10, 10, 20], "{turn}: the same addresses and ports, another number");
     }
 
+    // A table that could not be read to its end tells nothing of what is gone.
+    drop(inherited.reading(&endpoints));
+    assert_eq!(read(&mut inherited, &old[..1], &endpoints), [0; 0], "what is known is kept");
+
     // Connections that are gone are forgotten, and so are endpoints.
-    inherited.read(&own, &endpoints);
-    assert_eq!(owners(&old[..1], &inherited), [20]);
-    inherited.read(&own, &endpoints[..1]);
+    read(&mut inherited, &own, &endpoints);
+    assert_eq!(read(&mut inherited, &old[..1], &endpoints), [20]);
+    read(&mut inherited, &own, &endpoints[..1]);
     assert!(!inherited.is_unread(NEW, &[X]), "who is gone waits for nothing");
 }
 
 #[test]
 fn what_an_endpoint_has_that_is_as_old_as_the_agent_is_its_own() {
-    let mut inherited = Inherited::default();
     let table = [connection(B, X, 1), connection(X, A, 2)];
-    inherited.read(&table, &[(OLD, vec![A]), (NEW, vec![B])]);
-    assert_eq!(owners(&table, &inherited), [20, 10]);
+    let owners = read(&mut Inherited::default(), &table, &[(OLD, vec![A]), (NEW, vec![B])]);
+    assert_eq!(owners, [20, 10]);
 }

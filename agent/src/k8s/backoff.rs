@@ -27,8 +27,9 @@ impl Backoff {
         let wait = between(self.next / 2, self.next);
         self.next = self.last.min(self.next * 2);
         match asked {
-            // What the server asks of everybody it asks of everybody at once.
-            Some(asked) => asked + between(Duration::ZERO, self.first.max(asked / 4)),
+            // What the server asks of everybody it asks of everybody at once. It may ask for less than befits one that has
+            // failed often.
+            Some(asked) => wait.max(asked + between(Duration::ZERO, self.first.max(asked / 4))),
             None => wait,
         }
     }
@@ -56,6 +57,11 @@ mod tests {
         assert!(backoff.wait(None) <= second, "after success");
         let asked = backoff.wait(Some(20 * second));
         assert!(asked >= 20 * second && asked <= 25 * second, "{asked:?}: the server asked for 20 s");
+        for _ in 0..4 {
+            backoff.wait(Some(second));
+        }
+        let asked = backoff.wait(Some(second));
+        assert!(asked >= 4 * second, "{asked:?}: it always asks for 1 s and always fails");
     }
 
     #[test]

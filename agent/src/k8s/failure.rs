@@ -3,6 +3,11 @@
 use std::error::Error as _;
 use std::time::Duration;
 
+use super::object::Marker;
+
+/// No server keeps its agents away for longer, whatever it says.
+const LONGEST_WAIT: Duration = Duration::from_secs(300);
+
 /// Why a request failed.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) enum Failure {
@@ -19,6 +24,8 @@ pub(super) enum Failure {
     Other {
         /// What, for people.
         reason: String,
+        /// The answer's status; 0 where there was no answer.
+        code: u16,
         /// How long the server wants to be left alone.
         retry_after: Option<Duration>,
     },
@@ -26,7 +33,7 @@ pub(super) enum Failure {
 
 impl Failure {
     pub(super) fn other(reason: impl Into<String>) -> Self {
-        Self::Other { reason: reason.into(), retry_after: None }
+        Self::Other { reason: reason.into(), code: 0, retry_after: None }
     }
 
     pub(super) fn timed_out(limit: Duration) -> Self {
@@ -34,13 +41,20 @@ impl Failure {
     }
 
     /// An answer with an error status, in a response or in the middle of a watch.
-    pub(super) fn of_status(code: u16, reason: &str, message: &str, retry_after: Option<u32>) -> Self {
+    pub(super) fn of_marker(marker: Marker, asked: Option<Duration>) -> Self {
+        let Marker { code, reason, message, details, .. } = marker;
+        let told = details.map(|details| Duration::from_secs(details.retry_after_seconds.into()));
+        let retry_after = told.max(asked).filter(|asked| !asked.is_zero()).map(|asked| asked.min(LONGEST_WAIT));
+        Self::of_status(code, &reason, &message, retry_after)
+    }
+
+    fn of_status(code: u16, reason: &str, message: &str, retry_after: Option<Duration>) -> Self {
         let shown = if message.is_empty() { reason } else { message };
         match (code, reason) {
             // 410 of a watch's start, its stream, or a page's continuation.
             (410, _) | (_, "Expired" | "Gone") => Self::Expired,
             // A server without the feature refuses the parameters of streaming lists (ValidateListOptions).
-            (422, _) if message.contains("sendInitialEvents") || message.contains("resourceVersionMatch") => {
+            (400 | 422, _) if message.contains("sendInitialEvents") || message.contains("resourceVersionMatch") => {
                 Self::NoStreamingLists
             }
             _ if message.contains("Too large resource version") => Self::Behind(message.to_owned()),
@@ -48,20 +62,17 @@ impl Failure {
                 "the API server does not know who asks ({shown}): see to the service account's token, or the kubeconfig"
             )),
             (403, _) => Self::Refused(format!("{shown}: see to the agent's ClusterRole and its binding")),
-            _ => Self::Other {
-                reason: format!("the API server answers {code}: {shown}"),
-                retry_after: retry_after
-                    .filter(|seconds| *seconds > 0)
-                    .map(|seconds| Duration::from_secs(seconds.into())),
-            },
+            _ => Self::Other { reason: format!("the API server answers {code}: {shown}"), code, retry_after },
         }
     }
 
     pub(super) fn of(error: &kube::Error) -> Self {
         match error {
             kube::Error::Api(status) => {
-                let retry_after = status.details.as_ref().map(|details| details.retry_after_seconds);
-                Self::of_status(status.code, &status.reason, &status.message, retry_after)
+                let asked = status.details.as_ref().map(|details| details.retry_after_seconds.into());
+                let asked = asked.map(Duration::from_secs).filter(|asked| !asked.is_zero());
+                let asked = asked.map(|asked| asked.min(LONGEST_WAIT));
+                Self::of_status(status.code, &status.reason, &status.message, asked)
             }
             kube::Error::Auth(error) => Self::Refused(format!("cannot prove who asks: {error}")),
             error => {

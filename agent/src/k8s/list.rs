@@ -6,13 +6,13 @@ use serde::Deserialize;
 use serde_json::value::RawValue;
 use tokio::time::timeout;
 
-use super::Error;
 use super::config::Connection;
 use super::failure::Failure;
 use super::follow::Timing;
 use super::kind::Kind;
 use super::object::{self, Read};
 use super::store::{Problem, Store, Told};
+use super::{Error, ask};
 use crate::index::Cluster;
 
 /// Objects in a page: some megabytes.
@@ -57,8 +57,8 @@ pub(super) async fn page(
         ..ListParams::default()
     };
     let request = Request::new(kind.path()).list(&parameters).map_err(|error| Failure::other(error.to_string()))?;
-    let answer = timeout(timing.answer, connection.client.request_text(request));
-    let text = answer.await.map_err(|_| Failure::timed_out(timing.answer))?.map_err(|error| Failure::of(&error))?;
+    let answer = timeout(timing.answer, ask::text(&connection.client, request));
+    let text = answer.await.map_err(|_| Failure::timed_out(timing.answer))??;
     let list: List<'_> = serde_json::from_str(&text).map_err(|error| {
         Failure::other(format!("the answer is no list of objects ({error}): is this an API server?"))
     })?;

@@ -20,7 +20,7 @@ pub(super) struct Found {
 }
 
 /// What tells an object's versions apart.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
 pub(super) struct Identity {
     pub(super) uid: String,
     /// Rises with each change of the spec.

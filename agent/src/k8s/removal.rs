@@ -3,6 +3,8 @@
 //! Pods of another DaemonSet would stand beside the agents, which put back what is removed. In the agents' place they
 //! come when those have gone, on new nodes too, and are gone with what installed the agents.
 
+mod left;
+
 use std::time::Duration;
 
 use futures::TryStreamExt as _;
@@ -16,36 +18,70 @@ use super::config::Connection;
 use super::failure::Failure;
 use crate::model::Name;
 
+pub use left::Left;
+use left::Nodes;
+
 /// How long one request may take.
 const LIMIT: Duration = Duration::from_secs(30);
 /// How long after a failure, or after a watch that the server has ended, it is asked again.
 const AGAIN: Duration = Duration::from_secs(1);
 /// The agents' container in their DaemonSet.
 const CONTAINER: &str = "agent";
+/// What uninstalls, before anything else in its pod.
+const UNINSTALL: &str = "uninstall";
+/// How often it is asked whether only nodes that are not ready are left.
+const LOOK: Duration = Duration::from_secs(10);
 
-/// Has the agents' DaemonSet uninstall in the agents' place, and waits until every node is clean. Gives their number.
+/// How long is waited, and for which nodes.
+#[derive(Clone, Copy, Debug)]
+pub struct Patience {
+    /// For all of them.
+    pub limit: Duration,
+    /// Nodes that are not ready are left as they are once all others are clean.
+    pub leave_unready: bool,
+}
+
+/// What has come of it.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Cleaned {
+    /// How many nodes are clean.
+    pub nodes: u64,
+    /// Those that were left as they are.
+    pub left: Vec<Left>,
+    /// Those that keep pods away until an agent comes.
+    pub tainted: Vec<String>,
+}
+
+/// Has the agents' DaemonSet uninstall in the agents' place, and waits until every node is clean.
 ///
 /// # Errors
 /// There is no such DaemonSet, it may not be changed, or not every node was clean in time.
 pub async fn uninstall_everywhere(
     connection: &Connection,
     daemon_set: &Name,
-    patience: Duration,
-) -> Result<u64, Error> {
+    patience: Patience,
+) -> Result<Cleaned, Error> {
     let set = Set { connection, name: daemon_set };
     let failed = |failure: Failure| Error::Removal { name: daemon_set.clone(), reason: failure.reason().to_owned() };
     let found = set.get().await.map_err(failed)?;
     let change = change(&found)
         .ok_or_else(|| failed(Failure::other(format!("it has no container `{CONTAINER}`: is it Portcullis's?"))))?;
     set.patch(change).await.map_err(failed)?;
-    let mut progress = Progress { clean: 0, nodes: 0, done: false };
-    match timeout(patience, set.wait(&mut progress)).await {
-        Ok(()) => Ok(progress.nodes),
+    let mut progress = Progress { clean: 0, nodes: 0, seen: false, done: false };
+    let waited = timeout(patience.limit, set.wait(&mut progress, patience.leave_unready)).await;
+    // For people: what is not known of them changes nothing.
+    let nodes = Nodes::ask(connection, daemon_set).await.unwrap_or_else(|failure| {
+        tracing::warn!("cannot say more of the nodes: {}", failure.reason());
+        Nodes::default()
+    });
+    match waited {
+        Ok(left) => Ok(Cleaned { nodes: progress.nodes - left.len() as u64, left, tainted: nodes.tainted }),
         Err(_) => Err(Error::NotClean {
             name: daemon_set.clone(),
-            clean: progress.clean,
+            clean: progress.clean.max(progress.nodes.saturating_sub(nodes.left.len() as u64)),
             nodes: progress.nodes,
-            seconds: patience.as_secs(),
+            seconds: patience.limit.as_secs(),
+            left: nodes.left,
         }),
     }
 }
@@ -55,6 +91,8 @@ pub async fn uninstall_everywhere(
 struct Progress {
     clean: u64,
     nodes: u64,
+    /// The controller has seen the change.
+    seen: bool,
     done: bool,
 }
 
@@ -66,7 +104,7 @@ impl Progress {
         let seen = number("/status/observedGeneration") >= number("/metadata/generation");
         let (nodes, updated) = (number("/status/desiredNumberScheduled"), number("/status/updatedNumberScheduled"));
         let clean = if seen && updated == nodes { number("/status/numberReady") } else { 0 };
-        Self { clean, nodes, done: seen && updated == nodes && clean == nodes }
+        Self { clean, nodes, seen, done: seen && updated == nodes && clean == nodes }
     }
 }
 
@@ -78,7 +116,7 @@ fn change(set: &Value) -> Option<Value> {
     for field in ["startupProbe", "livenessProbe", "readinessProbe", "ports", "env", "envFrom", "lifecycle"] {
         fields.remove(field);
     }
-    fields.insert("name".into(), json!("uninstall"));
+    fields.insert("name".into(), json!(UNINSTALL));
     fields.insert("args".into(), json!(["uninstall"]));
     let none = Value::Null;
     Some(json!({"spec": {
@@ -119,14 +157,38 @@ impl Set<'_> {
         answer.map_err(|_| Failure::timed_out(LIMIT))?.map_err(|error| Failure::of(&error)).map(drop)
     }
 
-    /// Until it is done. What fails is tried again: the caller knows how long.
-    async fn wait(&self, progress: &mut Progress) {
+    /// Until it is done, but for nodes that are not ready where those may be left: gives them. What fails is tried again:
+    /// the caller knows how long.
+    async fn wait(&self, progress: &mut Progress, leave_unready: bool) -> Vec<Left> {
         while !progress.done {
-            if let Err(failure) = self.follow(progress).await {
-                tracing::warn!("{}; trying again", failure.reason());
+            match timeout(LOOK, self.follow(progress)).await {
+                Ok(Ok(())) if progress.done => break,
+                Ok(Ok(())) => sleep(AGAIN).await,
+                Ok(Err(failure)) => {
+                    tracing::warn!("{}; trying again", failure.reason());
+                    sleep(AGAIN).await;
+                }
+                Err(_) if leave_unready => {
+                    if let Some(left) = self.only_unready(progress).await {
+                        return left;
+                    }
+                }
+                Err(_) => {}
             }
-            if !progress.done {
-                sleep(AGAIN).await;
+        }
+        Vec::new()
+    }
+
+    /// The nodes that are not clean, if none of them can be: their kubelets do not answer.
+    async fn only_unready(&self, progress: &Progress) -> Option<Vec<Left>> {
+        if !progress.seen {
+            return None;
+        }
+        match Nodes::ask(self.connection, self.name).await {
+            Ok(nodes) => Some(nodes.left).filter(|left| !left.is_empty() && left.iter().all(|node| !node.ready)),
+            Err(failure) => {
+                tracing::warn!("{}; trying again", failure.reason());
+                None
             }
         }
     }
@@ -186,7 +248,8 @@ mod tests {
             (json!({"metadata": {"generation": 1}}), (0, 0, false), "no status yet"),
         ];
         for (set, (clean, nodes, done), message) in rows {
-            assert_eq!(Progress::of(&set), Progress { clean, nodes, done }, "{message}");
+            let found = Progress::of(&set);
+            assert_eq!((found.clean, found.nodes, found.done), (clean, nodes, done), "{message}");
         }
     }
 

@@ -74,6 +74,8 @@ pub(super) struct Store {
     kinds: BTreeMap<Kind, Known>,
     /// Why objects are refused now.
     refused: BTreeMap<ObjectKey, Vec<String>>,
+    /// What authors of policies were warned of.
+    warned: BTreeMap<PolicyId, Vec<String>>,
     /// Policies that are refused and of which no version was ever good.
     pub(super) unread: BTreeMap<PolicyId, String>,
     /// How the server tells policies' versions apart.
@@ -132,6 +134,7 @@ impl Store {
             ObjectKey::Policy(id) => {
                 self.unread.remove(id);
                 self.policies.remove(id);
+                self.warned.remove(id);
             }
             ObjectKey::Node(_) => self.tainted = false,
             _ => {}
@@ -157,10 +160,12 @@ impl Store {
         match outcome {
             Outcome::Accepted(object, warnings) => {
                 let was_good = std::mem::replace(&mut entry.good, object.is_some());
-                self.refused.remove(&key);
+                if self.refused.remove(&key).is_some() {
+                    tracing::info!("{key}: can be read again");
+                }
                 if let ObjectKey::Policy(id) = &key {
                     self.unread.remove(id);
-                    self.warn(&key, &warnings);
+                    self.warn(id, &warnings);
                 }
                 match object {
                     Some(object) => self.changes.push(Change::Set(renamed(object, &key))),
@@ -176,11 +181,19 @@ impl Store {
     }
 
     /// Of other kinds the server's own defaults give rise to warnings, which no author could heed.
-    fn warn(&mut self, key: &ObjectKey, warnings: &[Warning]) {
-        self.problems.extend(warnings.iter().map(|warning| Problem {
+    /// The same again, of a later version or by another list, is no news.
+    fn warn(&mut self, id: &PolicyId, warnings: &[Warning]) {
+        let texts: Vec<String> = warnings.iter().map(|warning| one_line(&warning.to_string())).collect();
+        let before = match texts.is_empty() {
+            true => self.warned.remove(id),
+            false => self.warned.insert(id.clone(), texts.clone()),
+        };
+        let before = before.unwrap_or_default();
+        let news = texts.into_iter().filter(|text| !before.contains(text));
+        self.problems.extend(news.map(|message| Problem {
             severity: Severity::Warning,
-            object: key.to_string(),
-            message: one_line(&warning.to_string()),
+            object: id.to_string(),
+            message,
         }));
     }
 

@@ -6,38 +6,46 @@
 //! connection that ends is taken up again from the last version that was told; where the server has forgotten that, all is
 //! listed again, and what it does not tell is gone.
 
-use std::pin::Pin;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use futures::{AsyncBufRead, AsyncBufReadExt};
+use futures::{AsyncBufReadExt, AsyncReadExt};
 use kube::core::Request;
 use kube::core::params::WatchParams;
 use tokio::sync::mpsc::Sender;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout};
 
-use super::backoff::{Backoff, between};
+use super::ask::{self, Lines};
+use super::backoff::between;
 use super::config::Connection;
 use super::failure::Failure;
 use super::follow::Timing;
 use super::kind::Kind;
 use super::list;
 use super::object::{self, Line, Marker};
+use super::pace::{Course, Pace};
 use super::store::Told;
 use super::sync::SyncReport;
 
 /// A bookmark with this annotation ends what is there (KEP-3157).
 const INITIAL_END: &str = "k8s.io/initial-events-end";
-/// A watch that lives longer was no failure, however it ended.
-const LIVED: Duration = Duration::from_secs(5);
 /// How often a server may be behind what was told before everything is listed again.
 const TRIES: u32 = 5;
+/// How many streaming lists may break off before pages are read, and how many lists in pages before streams are tried again.
+const BROKEN: [u32; 2] = [2, 4];
+/// How long a watch is kept open, at least and at most, that is to show that the server tells again what happens. Servers
+/// send a bookmark two seconds before the end (`nextBookmarkTime` of apiserver's cacher).
+const PROOF: [Duration; 2] = [Duration::from_secs(5), Duration::from_secs(10)];
 /// Objects that are handed on together while all are listed.
 const CHUNK: usize = 200;
 /// The memory that is kept for the next line.
 const LINE: usize = 64 * 1024;
+/// A longer line is no object: etcd takes 1.5 MiB, of which JSON may write each byte as six.
+const LONGEST_LINE: u64 = 32 * 1024 * 1024;
 
 /// Why a request is over.
 enum End {
+    /// All was read in pages: the watch can begin.
+    Listed,
     /// The server ended it: it goes on from where it was.
     Resume,
     /// The server has been silent for too long.
@@ -64,76 +72,112 @@ pub(super) struct Watcher {
     version: Option<String>,
     /// Lists come in pages.
     paged: bool,
+    /// The server has said that it knows no others.
+    only_pages: bool,
+    /// How the request under way goes.
+    course: Course,
+    /// Requests in a row that did not show that what is known is what the server has.
+    unproven: u32,
+    /// Lists in a row that broke off.
+    broken: u32,
+    /// Answers in a row by which the server is behind what was told.
+    behind: u32,
 }
 
 impl Watcher {
-    pub(super) const fn new(
+    pub(super) fn new(
         kind: Kind,
         connection: Connection,
         timing: Timing,
         report: SyncReport,
         told: Sender<Told>,
     ) -> Self {
-        Self { kind, connection, timing, report, told, version: None, paged: false }
+        let (course, version) = (Course::default(), None);
+        let (paged, only_pages, unproven, broken, behind) = (false, false, 0, 0, 0);
+        Self { kind, connection, timing, report, told, version, paged, only_pages, course, unproven, broken, behind }
     }
 
     pub(super) async fn run(mut self) {
-        let [first, last] = self.timing.backoff;
-        let mut backoff = Backoff::new(first, last);
-        let mut behind = 0;
+        let mut pace = Pace::new(self.timing.backoff);
         loop {
             let begun = Instant::now();
+            self.course = Course::default();
             let listing = self.version.is_none();
             let end = match self.version.clone() {
                 None if self.paged => self.pages().await,
                 version => self.stream(version).await,
             };
-            let lived = begun.elapsed() >= LIVED;
-            let retry_after = match end {
+            let failure = match end {
                 Ok(never) => match never {},
                 Err(End::Unheard) => return,
-                Err(End::Silence) if self.version.is_none() => {
-                    // A server that takes streaming lists for ordinary watches would never end one.
-                    self.paged = true;
+                Err(End::Listed) => {
+                    (self.unproven, self.broken) = (0, 0);
                     continue;
                 }
-                Err(End::Resume | End::Silence) => {
-                    behind = 0;
-                    if listing && self.version.is_none() {
-                        self.tell(&Failure::other("the connection ended in the middle of the list"));
-                    }
-                    if lived || (listing && self.version.is_some()) {
-                        backoff.reset();
-                        continue;
-                    }
-                    None
-                }
-                Err(End::Failed(Failure::NoStreamingLists)) => {
+                Err(End::Failed(Failure::NoStreamingLists)) if !self.paged => {
                     tracing::debug!(kind = %self.kind, "the server knows no streaming lists: reading pages");
+                    (self.paged, self.only_pages) = (true, true);
+                    continue;
+                }
+                // A server that takes streaming lists for ordinary watches would never end one.
+                Err(End::Silence) if listing && self.version.is_none() && !self.paged => {
                     self.paged = true;
                     continue;
                 }
-                Err(End::Failed(failure)) => {
-                    self.tell(&failure);
-                    behind = if matches!(failure, Failure::Behind(_)) { behind + 1 } else { 0 };
-                    if failure == Failure::Expired || behind >= TRIES {
-                        behind = 0;
-                        // At once, but for a list that expires while it is read.
-                        if self.version.take().is_some() {
-                            continue;
-                        }
-                    }
-                    failure.retry_after()
-                }
+                Err(end) => self.conclude(end, listing),
             };
-            if lived {
-                backoff.reset();
-            }
-            let wait = backoff.wait(retry_after);
+            let asked = failure.as_ref().and_then(Failure::retry_after);
+            let wait = pace.after(self.course, begun.elapsed(), failure.is_some(), asked);
             tokio::select! {
                 () = tokio::time::sleep(wait) => {}
                 () = self.told.closed() => return,
             }
+        }
+    }
+
+    /// What the end of a request means for the next. Gives what went wrong.
+    fn conclude(&mut self, end: End, listing: bool) -> Option<Failure> {
+        self.unproven = if self.course.stood { 0 } else { self.unproven.saturating_add(1) };
+        let broke_off = listing && self.version.is_none();
+        let failure = match end {
+            End::Failed(failure) => Some(failure),
+            End::Silence => {
+                Some(Failure::other(format!("the server says nothing for {} s", self.timing.silence.as_secs())))
+            }
+            _ if broke_off => Some(Failure::other("the connection ended in the middle of the list")),
+            // Once may be a load balancer's. The next is asked for proof.
+            _ if self.unproven > 1 => Some(Failure::other("the server ends its watches without having told anything")),
+            _ => None,
+        };
+        if let Some(failure) = &failure {
+            self.tell(failure);
+            if broke_off {
+                self.list_otherwise(failure);
+            }
+        }
+        self.behind = if matches!(failure, Some(Failure::Behind(_))) { self.behind + 1 } else { 0 };
+        if failure == Some(Failure::Expired) || self.behind >= TRIES {
+            self.behind = 0;
+            self.version = None;
+        }
+        failure
+    }
+
+    /// A list broke off: the other way may get to its end.
+    fn list_otherwise(&mut self, failure: &Failure) {
+        // Where nobody answers, where rights are missing and where the server is busy, the other way fails as well, and a
+        // server that starts has more work by pages.
+        if matches!(failure, Failure::Refused(_)) || failure.retry_after().is_some() || !self.course.began {
+            return;
+        }
+        self.broken += 1;
+        let [streams, pages] = BROKEN;
+        if !self.paged && self.broken >= streams {
+            tracing::debug!(kind = %self.kind, "streaming lists break off: reading pages");
+            (self.paged, self.broken) = (true, 0);
+        } else if self.paged && !self.only_pages && self.broken >= pages {
+            tracing::debug!(kind = %self.kind, "lists in pages break off: streaming lists are tried again");
+            (self.paged, self.broken) = (false, 0);
         }
     }
 
@@ -154,8 +198,10 @@ impl Watcher {
         }
     }
 
-    /// The server answers.
-    fn stands(&self) {
+    /// The server has shown that what is known is what it has. That it answers shows nothing: it may err next, or be silent.
+    fn stands(&mut self) {
+        self.course.stood = true;
+        self.unproven = 0;
         if let Some(loss) = self.report.stands(self.kind) {
             tracing::info!("watching {} again; contact had been lost since {:.0}", self.kind.plural(), loss.since);
         }
@@ -171,6 +217,7 @@ impl Watcher {
         let mut next = None;
         loop {
             let page = list::page(&self.connection, &self.timing, self.kind, next).await?;
+            self.course.began = true;
             self.report.heard(self.kind);
             let objects = page.objects.into_iter().map(|(_, found)| found).collect();
             self.say(Told::There(self.kind, objects)).await?;
@@ -179,7 +226,7 @@ impl Watcher {
                 self.say(Told::End(self.kind)).await?;
                 self.stands();
                 self.version = Some(page.version);
-                return Err(End::Resume);
+                return Err(End::Listed);
             }
         }
     }
@@ -187,17 +234,17 @@ impl Watcher {
     /// One watch; without a version it begins with what is there.
     async fn stream(&mut self, version: Option<String>) -> Result<std::convert::Infallible, End> {
         let mut lines = self.open(version.as_deref()).await?;
+        self.course.began = true;
         let mut listing = version.is_none().then(Vec::new);
         if listing.is_some() {
             self.say(Told::Begin(self.kind)).await?;
-        } else {
-            self.stands();
         }
         let mut buffer = Vec::new();
         loop {
             buffer.clear();
             buffer.shrink_to(LINE);
-            let read = timeout(self.timing.silence, lines.read_until(b'\n', &mut buffer));
+            let mut limited = (&mut lines).take(LONGEST_LINE);
+            let read = timeout(self.timing.silence, limited.read_until(b'\n', &mut buffer));
             let Ok(read) = read.await else {
                 tracing::debug!(kind = %self.kind, "the watch has been silent for too long: asking anew");
                 return Err(End::Silence);
@@ -205,21 +252,27 @@ impl Watcher {
             // A connection that breaks is made anew; if that fails, it is told.
             match read {
                 Ok(0) | Err(_) => return Err(End::Resume),
+                Ok(_) if buffer.last() == Some(&b'\n') => {}
+                Ok(length) if length as u64 >= LONGEST_LINE => {
+                    return Err(
+                        Failure::other(format!("the server sends a line of more than {LONGEST_LINE} bytes")).into()
+                    );
+                }
                 // Cut off in the middle of a line.
-                Ok(_) if buffer.last() != Some(&b'\n') => return Err(End::Resume),
-                Ok(_) => self.report.heard(self.kind),
+                Ok(_) => return Err(End::Resume),
             }
             self.line(&buffer, &mut listing).await?;
         }
     }
 
-    async fn open(&self, version: Option<&str>) -> Result<Pin<Box<dyn AsyncBufRead + Send>>, Failure> {
-        let seconds = self.timing.watch_seconds;
-        let open = between(Duration::from_secs(seconds.into()), Duration::from_secs(u64::from(seconds) * 2));
+    async fn open(&self, version: Option<&str>) -> Result<Lines, Failure> {
+        let seconds = Duration::from_secs(self.timing.watch_seconds.into());
+        let [least, most] = if self.unproven > 0 && version.is_some() { PROOF } else { [seconds, seconds * 2] };
+        let open = between(least.min(seconds), most.min(seconds * 2));
         let parameters = WatchParams {
             label_selector: self.kind.labels(),
             field_selector: self.kind.fields(self.connection.node.as_deref()),
-            timeout: Some(u32::try_from(open.as_secs()).unwrap_or(seconds)),
+            timeout: Some(u32::try_from(open.as_secs()).unwrap_or(self.timing.watch_seconds)),
             bookmarks: true,
             send_initial_events: version.is_none(),
         };
@@ -229,19 +282,21 @@ impl Watcher {
         if let Ok(plain) = "identity".parse() {
             request.headers_mut().insert("accept-encoding", plain);
         }
-        let answer = timeout(self.timing.answer, self.connection.client.request_stream(request)).await;
-        let lines = answer.map_err(|_| Failure::timed_out(self.timing.answer))?;
-        Ok(Box::pin(lines.map_err(|error| Failure::of(&error))?))
+        let answer = timeout(self.timing.answer, ask::lines(&self.connection.client, request)).await;
+        answer.map_err(|_| Failure::timed_out(self.timing.answer))?
     }
 
     /// Takes one line; `listing` gathers what is there until its end has been told.
     async fn line(&mut self, text: &[u8], listing: &mut Option<Vec<object::Named>>) -> Result<(), End> {
         let Ok(Line { event, object }) = serde_json::from_slice(text) else {
             // No API server writes such a line. What follows is still worth reading.
-            let start = String::from_utf8_lossy(text.get(..text.len().min(80)).unwrap_or_default());
-            tracing::error!("a line of the watch of {} is no event and is left out: {start:?}", self.kind.plural());
+            if !std::mem::replace(&mut self.course.garbled, true) {
+                let start = String::from_utf8_lossy(text.get(..text.len().min(80)).unwrap_or_default());
+                tracing::error!("a line of the watch of {} is no event and is left out: {start:?}", self.kind.plural());
+            }
             return Ok(());
         };
+        let watching = listing.is_none();
         let version = match (event.as_ref(), &mut *listing) {
             ("ADDED" | "MODIFIED", Some(there)) => {
                 there.push(object::read(self.kind, object.get()).1);
@@ -275,33 +330,38 @@ impl Watcher {
                 if ends && let Some(there) = listing.take() {
                     self.say(Told::There(self.kind, there)).await?;
                     self.say(Told::End(self.kind)).await?;
-                    self.stands();
+                    self.broken = 0;
                 }
                 Some(marker.metadata.resource_version).filter(|version| !version.is_empty() && listing.is_none())
             }
             ("ERROR", _) => {
-                let Marker { code, reason, message, details, .. } =
-                    serde_json::from_str(object.get()).unwrap_or_default();
-                let retry_after = details.map(|details| details.retry_after_seconds);
-                return Err(Failure::of_status(code, &reason, &message, retry_after).into());
+                let marker: Marker = serde_json::from_str(object.get()).unwrap_or_default();
+                return Err(Failure::of_marker(marker, None).into());
             }
             _ => None,
         };
-        if let (Some(next), Some(last)) = (number(&version), number(&self.version))
+        let Some(version) = version else {
+            self.report.heard(self.kind);
+            return Ok(());
+        };
+        if let (Some(next), Some(last)) = (number(&version), self.version.as_deref().and_then(number))
             && next < last
-            && event != "DELETED"
         {
+            // What is gone is gone. Servers of old named the version that it had.
+            if event == "DELETED" {
+                return Ok(());
+            }
             // Versions only rise, unless etcd was restored from a backup. What is known may never have been.
             return Err(Failure::Expired.into());
         }
-        if version.is_some() {
-            self.version = version;
-        }
+        self.version = Some(version);
+        self.course.moved |= watching;
+        self.stands();
         Ok(())
     }
 }
 
 /// Versions of one kind can be compared as numbers (KEP-5504).
-fn number(version: &Option<String>) -> Option<u64> {
-    version.as_ref()?.parse().ok()
+fn number(version: &str) -> Option<u64> {
+    version.parse().ok()
 }

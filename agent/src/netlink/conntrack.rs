@@ -40,16 +40,16 @@ const TCP: u8 = 6;
 const UDP: u8 = 17;
 const SCTP: u8 = 132;
 
-/// Reads all TCP, UDP and SCTP connections of this network namespace. Where the kernel has no connection table there are
-/// none.
+/// Reads all TCP, UDP and SCTP connections of this network namespace, one after another: there may be a million. Where the
+/// kernel has no connection table there are none.
 ///
 /// # Errors
-/// The kernel refuses, or says what cannot be read.
-pub fn connections() -> Result<Vec<Connection>, Error> {
+/// The kernel refuses, or says what cannot be read; some connections may have been visited.
+pub fn for_each_connection(mut visit: impl FnMut(&Connection)) -> Result<(), Error> {
     let failed = |what| move |source| Error::Socket { what, source };
     let mut socket = match Socket::new(NETLINK_NETFILTER) {
         Ok(socket) => socket,
-        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(Vec::new()),
+        Err(error) if error.raw_os_error() == Some(libc::EPROTONOSUPPORT) => return Ok(()),
         Err(source) => return Err(Error::Socket { what: "open (netfilter)", source }),
     };
     socket.bind_auto().map_err(failed("bind (netfilter)"))?;
@@ -59,13 +59,12 @@ pub fn connections() -> Result<Vec<Connection>, Error> {
         .map_err(|error| failed("set a time limit")(error.into()))?;
     socket.connect(&SocketAddr::new(0, 0)).map_err(failed("connect (netfilter)"))?;
     socket.send(&request(), 0).map_err(failed("ask for the connections"))?;
-    let mut found = Vec::new();
     let mut buffer: Vec<u8> = Vec::with_capacity(1 << 16);
     loop {
         buffer.clear();
         let received = socket.recv(&mut buffer, 0);
         match received {
-            Ok(0) => return Ok(found),
+            Ok(0) => return Ok(()),
             Ok(_) => {}
             Err(error) if error.kind() == io::ErrorKind::Interrupted => continue,
             Err(source) => return Err(Error::Socket { what: "read the connections", source }),
@@ -73,9 +72,9 @@ pub fn connections() -> Result<Vec<Connection>, Error> {
         for message in messages(&buffer).flatten() {
             let Ok(message) = NetlinkBuffer::new_checked(message) else { continue };
             match message.message_type() {
-                NLMSG_DONE => return Ok(found),
-                NLMSG_ERROR => return ended(message.payload()).map(|()| found),
-                NEW => found.extend(message.payload().get(HEADER..).and_then(connection)),
+                NLMSG_DONE => return Ok(()),
+                NLMSG_ERROR => return ended(message.payload()),
+                NEW => message.payload().get(HEADER..).and_then(connection).iter().for_each(&mut visit),
                 _ => {}
             }
         }

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 
 use portcullis_common::layout::{BANKS, interface_kind, interface_kind_of, interface_slot_of};
 
-use super::slots::Slot;
+use super::slots::{Second, Slot};
 use super::{Reconciler, rules};
 use crate::compile::{Compiler, Numbers};
 use crate::dataplane::Found;
@@ -17,13 +17,16 @@ impl Reconciler {
     /// Reads the tables as they are.
     pub(super) fn adopt(&mut self) {
         self.follow_lifetimes();
-        let mut adopted = BTreeMap::new();
+        let mut adopted: BTreeMap<u32, Slot> = BTreeMap::new();
+        let mut seconds = BTreeMap::new();
         let mut generations = BTreeMap::new();
         if self.dataplane.found == Found::Adopted && self.image.seed() != 0 {
             self.leftovers = true;
             let pinned: BTreeSet<u32> = self.dataplane.pinned_devices().into_iter().collect();
-            let mut banks = BTreeSet::new();
-            let words: Vec<u64> = self.image.interfaces().collect();
+            let (mut banks, mut gone) = (BTreeSet::new(), BTreeSet::new());
+            // Of several devices of one endpoint the oldest is its own.
+            let mut words: Vec<u64> = self.image.interfaces().collect();
+            words.sort_unstable_by_key(|word| *word as u32);
             for word in words.into_iter().filter(|word| interface_kind_of(*word) == interface_kind::ENDPOINT) {
                 let (ifindex, number) = (word as u32, interface_slot_of(word));
                 let endpoint = self.image.endpoint(number);
@@ -36,8 +39,11 @@ impl Reconciler {
                 if self.dataplane.pins_links() && !(pinned.contains(&ifindex) && self.dataplane.link_is_on(ifindex)) {
                     // Its device has gone. If there is one of that index, it is another.
                     self.image.remove_interface(ifindex);
-                    self.image.put_endpoint(number, 0);
-                    let _ = self.dataplane.set_identity(number, "");
+                    gone.insert(number);
+                    continue;
+                }
+                if let Some((of, _)) = adopted.iter().find(|(_, slot)| slot.number == number) {
+                    seconds.insert(ifindex, Second { of: *of, number, link: 0 });
                     continue;
                 }
                 if let Some(id) = &id {
@@ -56,13 +62,18 @@ impl Reconciler {
                 };
                 adopted.insert(ifindex, slot);
             }
+            for number in gone.into_iter().filter(|number| adopted.values().all(|slot| slot.number != *number)) {
+                self.image.put_endpoint(number, 0);
+                let _ = self.dataplane.set_identity(number, "");
+            }
             self.take_bank(&banks);
         } else {
             self.image.set_seed(random());
         }
         self.seed = self.image.seed();
         self.flags = self.image.flags();
-        self.slots.start(self.image.sizes().endpoints, adopted, generations, self.dataplane.next_incarnation());
+        let first = self.dataplane.next_incarnation();
+        self.slots.start(self.image.sizes().endpoints, adopted, seconds, generations, first);
     }
 
     /// Takes a bank that no endpoint uses, and clears what an agent that was stopped half-way has left in it.
@@ -85,6 +96,9 @@ impl Reconciler {
         for (ifindex, slot) in &mut self.slots.used {
             // A device that is gone keeps the incarnation 0, which no device has, and so is forgotten.
             slot.link = links.get(ifindex).map_or(0, |link| link.incarnation);
+        }
+        for (ifindex, second) in &mut self.slots.seconds {
+            second.link = links.get(ifindex).map_or(0, |link| link.incarnation);
         }
         let stored: BTreeMap<[u8; 16], u32> =
             self.dataplane.rule_names().map(|(number, hash)| (hash, number)).collect();

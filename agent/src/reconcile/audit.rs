@@ -154,7 +154,7 @@ impl Reconciler {
     }
 
     fn audit_interfaces(&self) -> Result<usize, ReconcileError> {
-        let endpoints = self.slots.used.iter().map(|(ifindex, slot)| (*ifindex, interface_kind::ENDPOINT, slot.number));
+        let endpoints = self.slots.devices().map(|(ifindex, slot)| (ifindex, interface_kind::ENDPOINT, slot));
         let bridges = self.devices.bridges.iter().map(|ifindex| (*ifindex, interface_kind::BRIDGE, 0));
         let wanted: BTreeMap<u32, (u32, u32)> =
             endpoints.chain(bridges).map(|(ifindex, kind, slot)| (ifindex, (kind, slot))).collect();

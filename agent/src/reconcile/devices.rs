@@ -6,7 +6,7 @@ use portcullis_common::layout::{EndpointRow, endpoint_flag, endpoint_word, inter
 
 use super::Reconciler;
 use super::guard::Guard;
-use super::slots::Slot;
+use super::slots::{Second, Slot};
 use crate::dataplane::{Found, Hooks};
 use crate::endpoints::{Link, LinkLayer, Role};
 use crate::state::LocalId;
@@ -56,6 +56,7 @@ impl Reconciler {
         for ifindex in ended {
             self.drop_slot(ifindex);
         }
+        self.drop_seconds(|ifindex, second| is_same(ifindex, second.link));
         self.devices.failures.retain(|ifindex, _| links.contains_key(ifindex));
         self.devices.left.retain(|ifindex, incarnation| is_same(ifindex, *incarnation));
         self.devices.guard.retain(|ifindex| links.contains_key(ifindex));
@@ -64,9 +65,23 @@ impl Reconciler {
     fn drop_slot(&mut self, ifindex: u32) {
         self.image.remove_interface(ifindex);
         if let Some(slot) = self.slots.remove(ifindex) {
+            // Before the slot is another's.
+            self.drop_seconds(|_, second| second.number != slot.number);
             self.image.put_endpoint(slot.number, 0);
             let _ = self.dataplane.set_identity(slot.number, "");
         }
+    }
+
+    /// Gives up all second veths but these. Their programs stay, and drop everything.
+    fn drop_seconds(&mut self, keep: impl Fn(&u32, &Second) -> bool) {
+        let image = &self.image;
+        self.slots.seconds.retain(|ifindex, second| {
+            let kept = keep(ifindex, second);
+            if !kept {
+                image.remove_interface(*ifindex);
+            }
+            kept
+        });
     }
 
     /// Gives new pods' veths a slot and every device its hooks. `closed`: the endpoint stands before its policy does.
@@ -77,6 +92,7 @@ impl Reconciler {
         let order = |role: &Role| match role {
             Role::Exit => 0,
             Role::None => 1,
+            Role::Second { .. } => 3,
             _ => 2,
         };
         let mut sorted: Vec<_> = roles.iter().collect();
@@ -97,6 +113,7 @@ impl Reconciler {
                 }
                 Role::Pending if self.settings.open_pending => self.attach(&link, exit_hooks(&link)),
                 Role::Pending | Role::Closed { .. } => self.take_endpoint(&link, None, closed),
+                Role::Second { of } => self.take_second(&link, *of),
                 Role::Exit => self.attach(&link, exit_hooks(&link)),
                 Role::None => self.leave(&link),
             };
@@ -129,6 +146,29 @@ impl Reconciler {
     /// An endpoint's veth. A closed or pending one that turns out to be a pod's keeps its slot.
     fn take_endpoint(&mut self, link: &Link, id: Option<LocalId>, closed: bool) -> Result<(), String> {
         if self.seat_endpoint(link, id, closed)? { self.attach(link, Hooks::Endpoint) } else { Ok(()) }
+    }
+
+    /// A further veth of an endpoint: the same slot, so that policy, flows and stamps are the pod's whichever way it sends.
+    fn take_second(&mut self, link: &Link, of: u32) -> Result<(), String> {
+        let Some(number) = self.slots.used.get(&of).map(|slot| slot.number) else {
+            // The pod's own veth has no slot: it waits for its policy, or is closed, and so does this one.
+            let closed = self.devices.attached.contains_key(&of);
+            return if closed { self.attach(link, Hooks::Endpoint) } else { Ok(()) };
+        };
+        if self.slots.used.contains_key(&link.ifindex) {
+            // It was taken for a pod of its own that nobody knew.
+            self.drop_slot(link.ifindex);
+        }
+        let second = Second { of, number, link: link.incarnation };
+        if self.slots.seconds.insert(link.ifindex, second).is_none_or(|before| before.number != number) {
+            let put = self.image.put_interface(link.ifindex, interface_kind::ENDPOINT, number);
+            if let Err(full) = put {
+                self.slots.seconds.remove(&link.ifindex);
+                self.attach(link, Hooks::Endpoint)?;
+                return Err(format!("closed: {full}"));
+            }
+        }
+        self.attach(link, Hooks::Endpoint)
     }
 
     /// Gives an endpoint its slot; whether it may have its hooks now.
@@ -166,6 +206,7 @@ impl Reconciler {
             self.image.put_row(row, &content);
             self.image.put_endpoint(number, endpoint_word(revision, row));
             let slot = Slot { number, link: link.incarnation, id, generation, incarnation, row, content, revision };
+            self.slots.seconds.remove(&link.ifindex);
             self.slots.used.insert(link.ifindex, slot);
             self.endpoint_begins(incarnation, link.incarnation);
             if let Err(full) = self.image.put_interface(link.ifindex, interface_kind::ENDPOINT, number) {
@@ -200,13 +241,15 @@ impl Reconciler {
             let Some(link) = self.snapshot.links.get(&ifindex).cloned() else { continue };
             let outcome = match role {
                 Role::Exit => self.attach(&link, exit_hooks(&link)),
-                Role::Endpoint(_) | Role::Pending | Role::Closed { .. } if self.slots.used.contains_key(&ifindex) => {
+                Role::Endpoint(_) | Role::Second { .. } | Role::Pending | Role::Closed { .. }
+                    if self.slots.holds(ifindex) =>
+                {
                     self.attach(&link, Hooks::Endpoint)
                 }
                 Role::Endpoint(pod) => {
                     Err(format!("pod {pod} is not enforced yet: the first tables could not be written"))
                 }
-                Role::Pending | Role::Closed { .. } | Role::None => Ok(()),
+                Role::Second { .. } | Role::Pending | Role::Closed { .. } | Role::None => Ok(()),
             };
             match outcome {
                 Ok(()) => drop(self.devices.failures.remove(&ifindex)),
@@ -217,7 +260,7 @@ impl Reconciler {
     }
 
     fn attach(&mut self, link: &Link, hooks: Hooks) -> Result<(), String> {
-        if hooks != Hooks::Endpoint && self.slots.used.contains_key(&link.ifindex) {
+        if hooks != Hooks::Endpoint && self.slots.holds(link.ifindex) {
             // Once an endpoint, until its link goes.
             return Ok(());
         }
@@ -234,7 +277,7 @@ impl Reconciler {
     }
 
     fn leave(&mut self, link: &Link) -> Result<(), String> {
-        if self.slots.used.contains_key(&link.ifindex) {
+        if self.slots.holds(link.ifindex) {
             // Once an endpoint, until its link goes.
             return Ok(());
         }
@@ -253,7 +296,7 @@ impl Reconciler {
     /// Names bridges above pods' veths, and arms the drop of what comes up through them without a stamp once programs are
     /// on every port.
     fn arm(&mut self) {
-        let pods: BTreeSet<u32> = self.slots.used.keys().copied().collect();
+        let pods: BTreeSet<u32> = self.slots.devices().map(|(ifindex, _)| ifindex).collect();
         let master_of = |ifindex: &u32| self.snapshot.links.get(ifindex).and_then(|link| link.master);
         let bridges: BTreeSet<u32> = pods.iter().filter_map(master_of).collect();
         let ports = self.snapshot.links.values().filter(|link| link.master.is_some_and(|id| bridges.contains(&id)));

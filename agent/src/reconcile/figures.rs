@@ -1,6 +1,6 @@
 //! What can be told of the state.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use portcullis_common::layout::{Counter, endpoint_flag};
@@ -12,8 +12,32 @@ use crate::dataplane::Hooks;
 use crate::endpoints::Role;
 use crate::index::Cluster;
 use crate::metrics::RuleFigures;
-use crate::model::{Direction, Policy, PolicyId};
+use crate::model::{Direction, NamespaceScope, Policy, PolicyId};
 use crate::status::{DirectionStatus, EndpointState, EndpointStatus, ExitStatus, Repair, TableFill};
+
+/// The cluster's policies by where their subjects are, so that not each is asked about each pod.
+struct Policies<'a> {
+    named: BTreeMap<&'a str, Vec<&'a Policy>>,
+    matching: Vec<&'a Policy>,
+}
+
+impl<'a> Policies<'a> {
+    fn of(cluster: &'a Cluster) -> Self {
+        let mut policies = Self { named: BTreeMap::new(), matching: Vec::new() };
+        for policy in cluster.policies.values() {
+            match &policy.subject.namespaces {
+                NamespaceScope::Named(name) => policies.named.entry(name).or_default().push(policy),
+                NamespaceScope::Matching(_) => policies.matching.push(policy),
+            }
+        }
+        policies
+    }
+
+    /// Those whose subjects may be in a namespace.
+    fn about(&self, namespace: &str) -> impl Iterator<Item = &'a Policy> {
+        self.named.get(namespace).into_iter().flatten().chain(&self.matching).copied()
+    }
+}
 
 /// How the passes went.
 #[derive(Clone, Debug, Default)]
@@ -94,13 +118,18 @@ impl Reconciler {
     /// Every endpoint.
     #[must_use]
     pub fn endpoint_statuses(&self) -> Vec<EndpointStatus> {
-        self.slots.used.iter().map(|(ifindex, slot)| self.endpoint_status(*ifindex, slot)).collect()
+        let policies = Policies::of(&self.cluster);
+        self.slots.used.iter().map(|(ifindex, slot)| self.endpoint_status(*ifindex, slot, &policies)).collect()
     }
 
-    fn endpoint_status(&self, ifindex: u32, slot: &Slot) -> EndpointStatus {
-        let link = self.snapshot.links.get(&ifindex);
+    /// How every endpoint is treated: what a scrape asks, which must not look at every policy of the cluster.
+    pub fn endpoint_states(&self) -> impl Iterator<Item = EndpointState> {
+        self.slots.used.iter().map(|(ifindex, slot)| self.endpoint_state(*ifindex, slot))
+    }
+
+    fn endpoint_state(&self, ifindex: u32, slot: &Slot) -> EndpointState {
         let gone = self.matcher.endpoints().get(&ifindex).is_some_and(|matched| matched.pod_gone);
-        let state = match (&slot.id, self.matcher.roles().get(&ifindex)) {
+        match (&slot.id, self.matcher.roles().get(&ifindex)) {
             _ if !self.devices.attached.contains_key(&ifindex) => EndpointState::Unenforced,
             (Some(_), _) if gone => EndpointState::PodGone,
             (Some(_), _) if self.kept.reasons.contains_key(&ifindex) => EndpointState::Kept,
@@ -108,11 +137,16 @@ impl Reconciler {
             (Some(_), _) => EndpointState::Enforced,
             (None, Some(Role::Closed { .. })) => EndpointState::Closed,
             (None, _) => EndpointState::Pending,
-        };
+        }
+    }
+
+    fn endpoint_status(&self, ifindex: u32, slot: &Slot, all: &Policies<'_>) -> EndpointStatus {
+        let link = self.snapshot.links.get(&ifindex);
+        let state = self.endpoint_state(ifindex, slot);
         let policy = slot.id.as_ref().and_then(|id| self.compiler.desired().endpoints.get(id));
         let direction = |set: u32, direction: Direction| DirectionStatus {
             policy_set: (set != 0).then_some(set),
-            policies: if state == EndpointState::Kept { Vec::new() } else { self.policies_of(slot, direction) },
+            policies: if state == EndpointState::Kept { Vec::new() } else { self.policies_of(slot, direction, all) },
         };
         EndpointStatus {
             pod: slot.id.as_ref().map(|id| id.pod.to_string()),
@@ -128,12 +162,13 @@ impl Reconciler {
     }
 
     /// The names of the policies that select the pod for a direction.
-    fn policies_of(&self, slot: &Slot, direction: Direction) -> Vec<String> {
+    fn policies_of(&self, slot: &Slot, direction: Direction, all: &Policies<'_>) -> Vec<String> {
         let pod = slot.id.as_ref().and_then(|id| self.local.iter().find(|local| local.id == *id));
         let Some(pod) = pod.map(|local| &local.pod) else { return Vec::new() };
-        let policies = self.cluster.policies.values().filter(|policy| policy.rules(direction).is_some());
+        let policies = all.about(&pod.key.namespace).filter(|policy| policy.rules(direction).is_some());
         let selecting = policies.filter(|policy| self.cluster.selects(&policy.subject, pod));
-        selecting.map(|policy| policy.id.to_string()).collect()
+        let selecting: BTreeSet<&PolicyId> = selecting.map(|policy| &policy.id).collect();
+        selecting.into_iter().map(ToString::to_string).collect()
     }
 
     /// Every other device that programs are on.

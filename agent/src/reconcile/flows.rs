@@ -20,7 +20,7 @@ use portcullis_common::tables::Event;
 
 use super::Reconciler;
 use super::slots::Slot;
-use crate::flows::{self, Inherited, Local, Surroundings};
+use crate::flows::{Inherited, Local, Reader, Surroundings};
 use crate::netlink;
 use crate::state::flat::address_key;
 
@@ -160,25 +160,7 @@ impl Reconciler {
         // Counted before the table is read: what comes meanwhile is a sign for the next time.
         self.connections.seen = self.signs();
         self.connections.once_more = !self.health.synced;
-        let outcome = netlink::connections().map_err(|error| error.to_string()).and_then(|connections| {
-            let owned = self.owned_addresses();
-            self.connections.inherited.read(&connections, &owned);
-            let endpoints: Vec<Local> = self.slots.used.values().filter_map(local).collect();
-            let ranges = self.known.ranges.iter();
-            let translatable: Vec<IpNet> =
-                ranges.filter(|(_, value)| *value & peer::TRANSLATABLE != 0).map(|(range, _)| *range).collect();
-            let around = Surroundings {
-                endpoints: &endpoints,
-                flags: &|address| self.flags_of(address, &translatable),
-                lifetimes: self.connections.lifetimes,
-                jiffies: self.dataplane.jiffies,
-                first: !self.health.synced,
-                inherited: &self.connections.inherited,
-            };
-            let seeds = flows::seeds(&connections, &around);
-            let planted = self.dataplane.plant(&seeds).map_err(|error| error.to_string())?;
-            Ok((connections.len(), seeds.len(), planted))
-        });
+        let outcome = self.plant_connections();
         let took = begun.elapsed();
         self.connections.read = Some(begun + took);
         self.connections.not_before = Some(begun + took + PAUSE.max(took * SHARE));
@@ -194,6 +176,34 @@ impl Reconciler {
             }
             Err(_) => {}
         }
+    }
+
+    /// How many connections the kernel's table has, how many flows of this node's endpoints these are, and how many of those the
+    /// programs' tables took.
+    fn plant_connections(&mut self) -> Result<(u64, u64, u64), String> {
+        let owned = self.owned_addresses();
+        let endpoints: Vec<Local> = self.slots.used.values().filter_map(local).collect();
+        let ranges = self.known.ranges.iter();
+        let translatable: Vec<IpNet> =
+            ranges.filter(|(_, value)| *value & peer::TRANSLATABLE != 0).map(|(range, _)| *range).collect();
+        let around = Surroundings {
+            endpoints: &endpoints,
+            flags: &|address| self.flags_of(address, &translatable),
+            lifetimes: self.connections.lifetimes,
+            jiffies: self.dataplane.jiffies,
+            first: !self.health.synced,
+        };
+        let mut reader = Reader::new(around, self.connections.inherited.reading(&owned));
+        let mut planter = self.dataplane.planter().map_err(|error| error.to_string())?;
+        let mut connections = 0;
+        netlink::for_each_connection(|connection| {
+            connections += 1;
+            reader.seeds(connection).for_each(|seed| planter.plant(seed));
+        })
+        .map_err(|error| error.to_string())?;
+        let (flows, planted) = planter.finish().map_err(|error| error.to_string())?;
+        self.connections.inherited = reader.finish();
+        Ok((connections, flows, planted))
     }
 
     /// The flags of an address, as the programs find them. Ranges within a translatable one are so themselves.

@@ -1,10 +1,11 @@
 //! Rule numbers: their names in the kernel, so that counters survive the agent, and their end.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use sha1::{Digest, Sha1};
 
 use super::{ReconcileError, Reconciler};
+use crate::compile::Touched;
 use crate::index::Cluster;
 use crate::model::{Direction, PolicyId, RuleOrigin, Verdict};
 use crate::state::{RuleCause, RuleIdentity, RuleNumber};
@@ -13,6 +14,8 @@ use crate::state::{RuleCause, RuleIdentity, RuleNumber};
 #[derive(Debug, Default)]
 pub(super) struct RuleTable {
     pub(super) known: BTreeMap<RuleNumber, RuleIdentity>,
+    /// Of those, rules that no table is to name any more, and that have their names until a grace period is over.
+    ended: BTreeSet<RuleNumber>,
 }
 
 /// The name under which an agent that starts later finds a rule again.
@@ -66,15 +69,24 @@ pub(super) fn all_names(cluster: &Cluster) -> impl Iterator<Item = RuleIdentity>
 }
 
 impl Reconciler {
-    /// New rules count from 0 under their name, before a row points to them.
-    pub(super) fn name_rules(&mut self) -> Result<(), ReconcileError> {
+    /// New rules count from 0 under their name, before a row points to them. `everything`: what changed is not known.
+    pub(super) fn name_rules(&mut self, everything: bool) -> Result<(), ReconcileError> {
         let limit = self.dataplane.counters.len();
         let wanted = &self.compiler.desired().rules;
-        let new: Vec<(RuleNumber, RuleIdentity)> = wanted
-            .iter()
-            .filter(|(number, identity)| self.rules.known.get(number) != Some(identity))
-            .map(|(number, identity)| (*number, identity.clone()))
-            .collect();
+        let is_new = |(number, identity): &(&RuleNumber, &RuleIdentity)| self.rules.known.get(number) != Some(identity);
+        let new: Vec<(RuleNumber, RuleIdentity)> = match self.compiler.touched() {
+            Touched::Keys(keys) if !everything => {
+                let ended = keys.rules.iter().copied().filter(|number| !wanted.contains_key(number));
+                self.rules.ended.extend(ended);
+                let touched = keys.rules.iter().filter_map(|number| wanted.get_key_value(number));
+                touched.filter(is_new).map(|(number, identity)| (*number, identity.clone())).collect()
+            }
+            _ => {
+                let known = self.rules.known.keys().copied();
+                self.rules.ended = known.filter(|number| !wanted.contains_key(number)).collect();
+                wanted.iter().filter(is_new).map(|(number, identity)| (*number, identity.clone())).collect()
+            }
+        };
         for (number, identity) in new {
             if number.0 >= limit {
                 let full = crate::state::image::Full { table: "rules", used: wanted.len(), capacity: limit as usize };
@@ -91,13 +103,17 @@ impl Reconciler {
     pub(super) fn forget_rules(&mut self) -> Result<(), ReconcileError> {
         let wanted = &self.compiler.desired().rules;
         // Tables that the agent before has left may still count under rules that this one does not know.
-        let ended = |number: &&RuleNumber| !wanted.contains_key(number) && !self.kept.mentions(number.0);
-        let gone: Vec<RuleNumber> = self.rules.known.keys().filter(ended).copied().collect();
+        let is_kept = |number: &RuleNumber| self.kept.mentions(number.0);
+        let ended = self.rules.ended.iter().copied().filter(|number| !wanted.contains_key(number));
+        let (kept, gone): (BTreeSet<RuleNumber>, BTreeSet<RuleNumber>) = ended.partition(is_kept);
         for number in gone {
-            self.dataplane.set_rule_name(number.0, [0; 16])?;
-            self.dataplane.counters.reset(number.0)?;
-            self.rules.known.remove(&number);
+            if self.rules.known.contains_key(&number) {
+                self.dataplane.set_rule_name(number.0, [0; 16])?;
+                self.dataplane.counters.reset(number.0)?;
+                self.rules.known.remove(&number);
+            }
         }
+        self.rules.ended = kept;
         Ok(())
     }
 }

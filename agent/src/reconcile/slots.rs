@@ -38,11 +38,24 @@ impl Slot {
     }
 }
 
+/// A further veth of an endpoint.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) struct Second {
+    /// The endpoint's own veth.
+    pub(super) of: u32,
+    /// The endpoint's slot.
+    pub(super) number: u32,
+    /// Tells devices of one index apart.
+    pub(super) link: u64,
+}
+
 /// Which slots and rows are in use.
 #[derive(Debug, Default)]
 pub(super) struct Slots {
     /// By the device's index.
     pub(super) used: BTreeMap<u32, Slot>,
+    /// Further veths of those endpoints, by the device's index.
+    pub(super) seconds: BTreeMap<u32, Second>,
     /// The generation that each slot had last.
     generations: BTreeMap<u32, u32>,
     /// The generation of a slot that none is known of.
@@ -67,6 +80,7 @@ impl Slots {
         &mut self,
         limit: u32,
         adopted: BTreeMap<u32, Slot>,
+        seconds: BTreeMap<u32, Second>,
         generations: BTreeMap<u32, u32>,
         first: u32,
     ) {
@@ -79,6 +93,7 @@ impl Slots {
         self.next_row = rows.iter().map(|row| row + 1).max().unwrap_or(0);
         self.free_rows = (0..self.next_row).filter(|row| !rows.contains(row)).collect();
         self.used = adopted;
+        self.seconds = seconds;
         self.generations = generations;
     }
 
@@ -118,6 +133,17 @@ impl Slots {
         self.waiting.push(slot.number);
         self.waiting_rows.push(slot.row);
         Some(slot)
+    }
+
+    /// Whether a device is an endpoint's: then it stays one until its link goes.
+    pub(super) fn holds(&self, ifindex: u32) -> bool {
+        self.used.contains_key(&ifindex) || self.seconds.contains_key(&ifindex)
+    }
+
+    /// Every device that is an endpoint's, with its slot.
+    pub(super) fn devices(&self) -> impl Iterator<Item = (u32, u32)> {
+        let own = self.used.iter().map(|(ifindex, slot)| (*ifindex, slot.number));
+        own.chain(self.seconds.iter().map(|(ifindex, second)| (*ifindex, second.number)))
     }
 
     /// Whether something given up waits for a grace period.

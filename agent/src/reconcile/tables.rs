@@ -27,14 +27,15 @@ impl Reconciler {
             }
             return Err(full.into());
         }
-        let delta = Delta::of(&self.known, desired, self.compiler.touched(), self.bank, self.behind);
-        if std::mem::replace(&mut self.behind, true) {
+        let behind = std::mem::replace(&mut self.behind, true);
+        let delta = Delta::of(&self.known, desired, self.compiler.touched(), self.bank, behind);
+        if behind {
             // What a pass that failed has given up is free again after a grace period.
             self.dataplane.ranges.wait()?;
             self.image.grace_passed();
             self.slots.grace_passed();
         }
-        let made = self.name_rules().and_then(|()| self.make(&delta)).and_then(|()| self.turn(&delta));
+        let made = self.name_rules(behind).and_then(|()| self.make(&delta)).and_then(|()| self.turn(&delta));
         if made.is_err() {
             let (known, wanted) = (&delta.known, &delta.wanted);
             tracing::debug!(

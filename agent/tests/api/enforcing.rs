@@ -8,35 +8,21 @@ use serde_json::{Value, json};
 use crate::agent::Agent;
 use crate::objects::{namespace, node, pod, pods, policies, policy};
 use crate::proxy::Fault;
+use crate::rights::{rights, role};
 use crate::server::{ApiServer, PATIENCE, binaries};
 
-/// The rights that the agent needs, and no others.
-fn rights() -> Value {
-    let read = |group: &str, resources: &[&str]| json!({"apiGroups": [group], "resources": resources, "verbs": ["list", "watch"]});
-    json!({
-        "apiVersion": "rbac.authorization.k8s.io/v1", "kind": "ClusterRole", "metadata": {"name": "portcullis"},
-        "rules": [
-            read("", &["pods", "namespaces", "nodes", "services"]),
-            read("discovery.k8s.io", &["endpointslices"]),
-            read("networking.k8s.io", &["networkpolicies"]),
-            {"apiGroups": [""], "resources": ["nodes"], "verbs": ["patch"]},
-            {"apiGroups": ["events.k8s.io"], "resources": ["events"], "verbs": ["create"]},
-        ],
-    })
-}
-
-struct World {
+pub(crate) struct World {
     // Agents go before the namespaces that they run in.
-    agents: Vec<Agent>,
-    server: ApiServer,
+    pub(crate) agents: Vec<Agent>,
+    pub(crate) server: ApiServer,
     pods: Vec<Pod>,
-    scratch: tempfile::TempDir,
-    bed: Testbed,
+    pub(crate) scratch: tempfile::TempDir,
+    pub(crate) bed: Testbed,
 }
 
 impl World {
     /// A pod x/a on the first node, x/b on the second, and so on; all serve TCP on 80.
-    fn new(nodes: usize) -> Option<Self> {
+    pub(crate) fn new(nodes: usize) -> Option<Self> {
         let binaries = binaries()?;
         let options = TestbedOptions { nodes, families: Families::V4, ..TestbedOptions::default() };
         let bed = Testbed::new(options).unwrap();
@@ -52,7 +38,7 @@ impl World {
         for one in &pods {
             server.create(&crate::objects::pods("x"), &pod(one));
         }
-        server.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", &rights());
+        server.create("/apis/rbac.authorization.k8s.io/v1/clusterroles", &role(&rights()));
         server.create(
             "/apis/rbac.authorization.k8s.io/v1/clusterrolebindings",
             &json!({
@@ -81,7 +67,7 @@ impl World {
         }
     }
 
-    fn events(&self) -> Vec<Value> {
+    pub(crate) fn events(&self) -> Vec<Value> {
         let listed = self.server.get("/apis/events.k8s.io/v1/namespaces/x/events");
         listed["items"].as_array().unwrap().clone()
     }
@@ -215,61 +201,6 @@ fn a_policy_that_cannot_be_enforced_gets_one_event() {
         assert!(Instant::now() < deadline, "{:#?}", world.events());
         std::thread::sleep(Duration::from_millis(50));
     }
-}
-
-#[test]
-fn each_right_is_needed_and_what_is_missing_is_told() {
-    let Some(mut world) = World::new(1) else { return };
-    let path = "/apis/rbac.authorization.k8s.io/v1/clusterroles/portcullis";
-    let all = rights();
-    world.server.merge(path, &json!({"rules": []}));
-    world.agents[0].spawn();
-    world.agents[0].await_ready("the refusal", |_, body| body.contains("forbidden") && body.contains("ClusterRole"));
-    for missing in ["pods", "namespaces", "nodes", "services", "endpointslices", "networkpolicies"] {
-        let mut rules = all["rules"].clone();
-        for rule in rules.as_array_mut().unwrap() {
-            rule["resources"].as_array_mut().unwrap().retain(|resource| resource != missing);
-        }
-        world.server.merge(path, &json!({"rules": rules.as_array().unwrap().iter().filter(|rule| rule["resources"] != json!([])).collect::<Vec<_>>()}));
-        let (scratch, kubeconfig) = (world.scratch.path(), world.server.kubeconfig("agent"));
-        world.agents[0] = Agent::new(world.bed.node(0), &kubeconfig, scratch, &["--node-taint", "keep"]);
-        world.agents[0].spawn();
-        world.agents[0].await_ready(missing, |status, body| {
-            status == 503 && body.contains(&format!("cannot list resource \"{missing}\""))
-                || body.contains(&format!("cannot watch resource \"{missing}\""))
-        });
-    }
-    // What it does beside reading is refused, told, and stops nothing else.
-    let reading: Vec<Value> = all["rules"].as_array().unwrap().iter().take(3).cloned().collect();
-    world.server.merge(path, &json!({"rules": reading}));
-    world.agents[0].await_ready("the rights to read", |status, _| status == 200);
-    let (scratch, kubeconfig) = (world.scratch.path(), world.server.kubeconfig("agent"));
-    world.agents[0] = Agent::new(world.bed.node(0), &kubeconfig, scratch, &["--max-ranges", "1"]);
-    world.agents[0].start();
-    world.agents[0].await_log("cannot take away the taint portcullis.io/agent-not-ready");
-    let blocks: Vec<Value> = (0..9).map(|net| json!({"ipBlock": {"cidr": format!("198.51.{net}.0/24")}})).collect();
-    let wide = policy("wide", &json!({"podSelector": {}, "ingress": [{"from": blocks}]}));
-    world.server.create(&policies("x"), &wide);
-    world.agents[0].await_log("cannot make Events");
-    assert!(world.events().is_empty());
-
-    world.server.merge(path, &json!({"rules": all["rules"]}));
-    world.agents[0].await_ready("the full table", |status, body| status == 503 && body.contains("ranges"));
-    // A policy that has no room is told of, as well.
-    world.server.merge(
-        &format!("{}/wide", policies("x")),
-        &json!({"metadata": {"labels": {"again": "1"}}, "spec": {"policyTypes": ["Ingress", "Egress"]}}),
-    );
-    let deadline = Instant::now() + PATIENCE;
-    while world.events().is_empty() {
-        assert!(Instant::now() < deadline, "no event:\n{}", world.agents[0].log());
-        std::thread::sleep(Duration::from_millis(50));
-    }
-    let event = &world.events()[0];
-    assert_eq!(event["reason"], "PolicyNotEnforced", "{event}");
-    assert!(event["note"].as_str().unwrap().contains("ranges"), "{event}");
-    world.server.delete(&format!("{}/wide", policies("x")));
-    world.agents[0].await_ready("all rights", |status, _| status == 200);
 }
 
 #[test]

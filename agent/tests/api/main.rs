@@ -16,5 +16,7 @@ mod enforcing;
 mod followed;
 mod objects;
 mod proxy;
+mod removal;
+mod rights;
 mod server;
 mod watching;

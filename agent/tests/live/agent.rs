@@ -40,6 +40,8 @@ pub(crate) struct Agent {
     socket: PathBuf,
     /// Further arguments of `run`.
     arguments: Vec<String>,
+    /// All that it has, if not all that there are.
+    capabilities: Option<Vec<String>>,
     process: Option<Process>,
 }
 
@@ -67,7 +69,12 @@ impl Agent {
         let pin_dir = PathBuf::from(format!("{BPFFS}/{PIN_PREFIX}{}-{number}-{}", std::process::id(), node.name()));
         let socket = scratch.join(format!("{}.sock", node.name()));
         let (node, manifests, arguments) = (node.clone(), manifests.to_owned(), arguments.to_vec());
-        Self { node, manifests, pin_dir, socket, arguments, process: None }
+        Self { node, manifests, pin_dir, socket, arguments, capabilities: None, process: None }
+    }
+
+    /// Gives it these capabilities alone when it is started.
+    pub(crate) fn confine(&mut self, capabilities: Vec<String>) {
+        self.capabilities = Some(capabilities);
     }
 
     /// Starts it, and waits until what it read first is enforced.
@@ -115,7 +122,17 @@ impl Agent {
         if std::env::var_os("RUST_LOG").is_none() {
             command.env("RUST_LOG", "portcullis=debug");
         }
+        if let Some(capabilities) = &self.capabilities {
+            crate::capabilities::confine(&mut command, capabilities);
+        }
         self.process = Some(self.node.spawn(command).unwrap());
+    }
+
+    /// Waits for an end that comes by itself, and gives whether it was meant, and what was said.
+    pub(crate) fn await_end(&mut self) -> (bool, String) {
+        let process = self.process.take().unwrap();
+        let status = process.wait(PATIENCE).unwrap();
+        (status.success(), process.stderr().join("\n"))
     }
 
     pub(crate) fn process(&self) -> &Process {

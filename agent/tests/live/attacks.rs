@@ -93,11 +93,22 @@ pub(crate) fn arrives_in(
     frames: &[Vec<u8>],
     mark: &[u8],
 ) -> bool {
+    arrives_by(cluster, name, (from, "eth0", to), frames, mark)
+}
+
+/// The same, sent by one of the pod's devices.
+pub(crate) fn arrives_by(
+    cluster: &LiveCluster,
+    name: &str,
+    (from, device, to): (&str, &str, &str),
+    frames: &[Vec<u8>],
+    mark: &[u8],
+) -> bool {
     static NEXT: std::sync::atomic::AtomicU32 = std::sync::atomic::AtomicU32::new(0);
     let number = NEXT.fetch_add(1, std::sync::atomic::Ordering::Relaxed);
     let target = cluster.pod(to);
     let capture = target.capture("eth0").unwrap();
-    frames.iter().for_each(|frame| cluster.pod(from).inject("eth0", frame).unwrap());
+    frames.iter().for_each(|frame| cluster.pod(from).inject(device, frame).unwrap());
     // Node processes are admitted by every policy, so a datagram of the node is honest wherever it goes.
     let honest = if to.starts_with("y/") { &**cluster.bed.node(1) } else { cluster.bed.node(0) };
     let control = format!("honest datagram {number}").into_bytes();

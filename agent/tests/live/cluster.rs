@@ -130,13 +130,18 @@ impl LiveCluster {
     /// Starts agents on the first nodes alone. On an emulated machine it takes a while until the verifier has seen the
     /// programs of one.
     pub(crate) fn start_first_agents(&mut self, count: usize, arguments: &[String], policies: &[Value]) {
-        self.write_policies(policies);
-        for node in &self.bed.nodes()[..count] {
-            self.agents.push(Agent::new(node, self.manifests.path(), self.scratch.path(), arguments));
-        }
+        self.prepare_first_agents(count, arguments, policies);
         self.agents.iter_mut().for_each(Agent::spawn);
         for agent in &self.agents {
             agent.await_ready();
+        }
+    }
+
+    /// Like [`Self::start_first_agents`], and starts none.
+    pub(crate) fn prepare_first_agents(&mut self, count: usize, arguments: &[String], policies: &[Value]) {
+        self.write_policies(policies);
+        for node in &self.bed.nodes()[..count] {
+            self.agents.push(Agent::new(node, self.manifests.path(), self.scratch.path(), arguments));
         }
     }
 

@@ -17,13 +17,13 @@ use crate::manifests::{self, policy};
 
 const PODS: [(&str, usize); 4] = [("x/a", 0), ("x/b", 0), ("x/c", 0), ("y/b", 1)];
 
-fn endpoint(agent: &Agent, veth: &str) -> Value {
+pub(crate) fn endpoint(agent: &Agent, veth: &str) -> Value {
     let status = agent.status();
     let endpoints = status["endpoints"].as_array().unwrap();
     endpoints.iter().find(|endpoint| endpoint["veth"] == veth).cloned().unwrap_or(Value::Null)
 }
 
-fn exits(agent: &Agent) -> Vec<String> {
+pub(crate) fn exits(agent: &Agent) -> Vec<String> {
     let status = agent.status();
     status["exits"].as_array().unwrap().iter().map(|exit| exit["name"].as_str().unwrap().to_owned()).collect()
 }
@@ -274,40 +274,6 @@ fn a_veth_may_be_renamed_and_go_to_another_namespace_and_come_back() {
         await_that("its return", || endpoint(agent, "other0")["pod"] == "x/b");
         verdicts(&cluster, &format!("{attach}: back"));
     }
-}
-
-#[test]
-fn a_second_interface_is_an_exit_and_said_to_be_one() {
-    let cluster = cluster(Shape::Routed, &[]);
-    let (agent, node) = (&cluster.agents[0], cluster.bed.node(0));
-    let (a, b, c) = (cluster.pod("x/a"), cluster.pod("x/b"), cluster.pod("x/c"));
-    node.namespace()
-        .ip([
-            format!("link add second0 type veth peer name net1 netns {}", a.namespace().path()),
-            "link set second0 up".to_owned(),
-            "addr add 192.0.2.1/24 dev second0".to_owned(),
-            // Both ends here.
-            "link add near0 type veth peer name near1".to_owned(),
-            "link set near0 up".to_owned(),
-            "link set near1 up".to_owned(),
-        ])
-        .unwrap();
-    a.namespace().ip(["link set net1 up", "addr add 192.0.2.2/24 dev net1"]).unwrap();
-    for pod in [b, c] {
-        a.namespace().ip([format!("route add {}/32 via 192.0.2.1 dev net1 src 192.0.2.2", pod.v4().unwrap())]).unwrap();
-    }
-    await_that("the exits", || {
-        let found = exits(agent);
-        ["second0", "near0", "near1"].iter().all(|name| found.contains(&(*name).to_owned()))
-    });
-    await_that("the report", || agent.status()["problems"].to_string().contains("veth second0"));
-    let ask = |to: &Pod, patience: u64| {
-        Probe::new(a, to.v4().unwrap(), Protocol::Tcp, 80).timeout(Duration::from_millis(patience)).run()
-    };
-    // It is no way round the server's policy; the client's own does not know that network.
-    assert_eq!(ask(b, 300), Outcome::Timeout, "to a server that admits others");
-    assert!(ask(c, 3000).is_answer_of("x/c"), "to one that admits everybody");
-    assert_eq!(endpoint(agent, a.veth())["pod"], "x/a", "its pod is where it was");
 }
 
 /// Programs change from links to filters and back: nothing of the one is left under the other.

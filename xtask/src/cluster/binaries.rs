@@ -1,6 +1,5 @@
 //! Kubernetes' own programs, built from their Go modules once for each version.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
@@ -64,35 +63,18 @@ pub(crate) fn ensure(cache: Option<&Path>, api_server_only: bool) -> Result<Path
         return Ok(folder);
     }
     go::ensure()?;
-    fs::create_dir_all(&folder).with_context(|| format!("cannot make {}", folder.display()))?;
     eprintln!(
         "  Kubernetes {VERSION} is built from source once, into {}: about ten minutes on two cores",
         folder.display()
     );
     for program in missing {
         eprintln!("  {}", program.name);
-        build(program, &folder).with_context(|| format!("cannot build {}", program.name))?;
+        // Clients and the API server compare their versions; without this they call themselves v0.0.0-master.
+        let version = format!("-X k8s.io/component-base/version.gitVersion={VERSION}");
+        let built = go::Program { module: &module(), package: program.package, variables: &version };
+        built.ensure(&folder.join(program.name))?;
     }
     Ok(folder)
-}
-
-fn build(program: &Program, folder: &Path) -> Result<()> {
-    let draft = folder.join(format!("{}.{}", program.name, std::process::id()));
-    let mut command = go::command();
-    command
-        .current_dir(module())
-        .args(["build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false"])
-        // Clients and the API server compare their versions; without this they call themselves v0.0.0-master.
-        .arg(format!("-ldflags=-s -w -X k8s.io/component-base/version.gitVersion={VERSION}"))
-        .arg("-o")
-        .arg(&draft)
-        .arg(program.package);
-    let built = go::build(&mut command);
-    let kept = built.and_then(|()| fs::rename(&draft, folder.join(program.name)).context("cannot keep what was built"));
-    if kept.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    kept
 }
 
 /// A file of Kubernetes' own module, in Go's module cache.
@@ -118,6 +100,8 @@ fn module() -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use std::fs;
+
     use super::*;
 
     #[test]

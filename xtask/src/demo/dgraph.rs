@@ -52,19 +52,9 @@ pub(crate) fn ensure(folder: &Path) -> Result<PathBuf> {
     ]))?;
     let module: Value = serde_json::from_str(&module).context("cannot read what `go mod download` printed")?;
     let source = module.get("Dir").and_then(Value::as_str).context("`go mod download` names no folder")?;
-    let draft = folder.join(format!("dgraph-{VERSION}.{}", std::process::id()));
-    let built = build(Path::new(source), &draft).and_then(|()| Ok(fs::rename(&draft, &place)?));
-    if built.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    built.context("cannot build Dgraph")?;
+    let program = go::Program { module: Path::new(source), package: "./dgraph", variables: "" };
+    program.ensure(&place).context("cannot build Dgraph")?;
     Ok(place)
-}
-
-fn build(source: &Path, place: &Path) -> Result<()> {
-    let mut command = go::command();
-    command.current_dir(source).args(["build", "-v", "-trimpath", "-ldflags=-s -w", "-o"]).arg(place).arg("./dgraph");
-    go::build(&mut command)
 }
 
 /// Starts zero and alpha in their pods, with their data under `folder`, and waits until both say that they are ready. They run as long as

@@ -11,7 +11,7 @@ use super::{Complaint, root};
 use crate::process;
 
 /// Sets of values that are rendered, by a name.
-pub(super) const VARIANTS: [(&str, &[&str]); 3] = [
+pub(super) const VARIANTS: [(&str, &[&str]); 4] = [
     ("defaults", &[]),
     (
         "everything",
@@ -29,13 +29,16 @@ pub(super) const VARIANTS: [(&str, &[&str]); 3] = [
             "--set=podLabels.c=d",
             "--set=nodeSelector.agentpool=system",
             "--set=maxUnavailable=10%",
+            "--set=uninstall.unreadyNodes=leave",
+            "--set-json=uninstall.tolerations=[{\"key\":\"dedicated\",\"operator\":\"Exists\"}]",
         ],
     ),
+    ("later kernels", &["--set=kernelsBefore511=false"]),
     ("nothing", &["--set=nodeGuard.enabled=false", "--set=uninstall.enabled=false"]),
 ];
 
 /// Values that the schema must refuse, and a word of its answer.
-const REFUSED: [(&str, &str); 8] = [
+const REFUSED: [(&str, &str); 10] = [
     ("--set=imagee.tag=x", "imagee"),
     ("--set=image.repository=", "repository"),
     ("--set=image.pullPolicy=Sometimes", "pullPolicy"),
@@ -44,6 +47,8 @@ const REFUSED: [(&str, &str); 8] = [
     ("--set-json=settings={\"service-cidr\":{\"a\":1}}", "service-cidr"),
     ("--set=port=70000", "port"),
     ("--set=maxUnavailable=0", "maxUnavailable"),
+    ("--set=uninstall.unreadyNodes=skip", "unreadyNodes"),
+    ("--set-json=uninstall.tolerations=[{\"keys\":\"a\"}]", "keys"),
 ];
 
 /// The chart's folder.

@@ -12,7 +12,14 @@ use super::{Complaint, helm, kustomize, root};
 /// The kustomization, and the values by which the chart is to say the same.
 const PAIRS: [(&str, &[&str]); 2] = [
     ("overlays/local", &["--set=image.tag=dev"]),
-    ("overlays/azure-cni", &["--set=image.tag=0.1.0", "--set-json=settings={\"service-cidr\":[\"10.0.0.0/16\"]}"]),
+    (
+        "overlays/azure-cni",
+        &[
+            "--set=image.tag=0.1.0",
+            "--set=kernelsBefore511=false",
+            "--set-json=settings={\"service-cidr\":[\"10.0.0.0/16\"]}",
+        ],
+    ),
 ];
 
 /// The chart's objects of deploy/monitoring.

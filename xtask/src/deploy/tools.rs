@@ -28,9 +28,11 @@ impl Tools {
         let pins = fs::read(module().join("go.sum")).context("cannot read xtask/deploy/go.sum")?;
         let folder = cache_folder(cache.as_deref())?.join(format!("deploy-{:016x}", fingerprint(&pins)));
         for (name, package) in PROGRAMS {
-            if !folder.join(name).exists() {
-                build(name, package, &folder).with_context(|| format!("cannot build {name}"))?;
+            let place = folder.join(name);
+            if !place.exists() {
+                eprintln!("  {name} is built from source once, into {}", folder.display());
             }
+            go::Program { module: &module(), package, variables: "" }.ensure(&place)?;
         }
         Ok(Self { folder })
     }
@@ -52,25 +54,6 @@ impl Tools {
         command.env_remove("KUBECONFIG");
         command
     }
-}
-
-fn build(name: &str, package: &str, folder: &Path) -> Result<()> {
-    go::ensure()?;
-    fs::create_dir_all(folder).with_context(|| format!("cannot make {}", folder.display()))?;
-    eprintln!("  {name} is built from source once, into {}", folder.display());
-    let draft = folder.join(format!("{name}.{}", std::process::id()));
-    let mut command = go::command();
-    command
-        .current_dir(module())
-        .args(["build", "-v", "-mod=readonly", "-trimpath", "-buildvcs=false", "-ldflags=-s -w", "-o"])
-        .arg(&draft)
-        .arg(package);
-    let kept = go::build(&mut command)
-        .and_then(|()| fs::rename(&draft, folder.join(name)).context("cannot keep what was built"));
-    if kept.is_err() {
-        let _ = fs::remove_file(&draft);
-    }
-    kept
 }
 
 /// FNV-1a: names a folder, no more.

@@ -248,3 +248,47 @@ fn clients_that_the_node_masqueraded_are_named() {
     assert!(note.contains("masqueraded_client") && note.contains("--masqueraded-clients"), "{note}");
     assert!(ingress("203.0.113.1").get("masqueraded_clients").is_none(), "no node's address");
 }
+
+#[test]
+fn the_tunnel_of_an_ambient_mesh_is_hinted_at() {
+    const AMBIENT: &str = "istio.io/dataplane-mode=ambient";
+    const NONE: &str = "istio.io/dataplane-mode=none";
+    // Labels of the namespaces of client and server, of the pods; what ingress and egress admit; sides with the hint.
+    type Row = (&'static str, [&'static str; 4], [&'static [u16]; 2], &'static [&'static str]);
+    let all: &[u16] = &[80, 15008];
+    let rows: [Row; 11] = [
+        ("both in the mesh", [AMBIENT, AMBIENT, "", ""], [&[80], all], &["ingress"]),
+        ("by the pods' labels", ["", "", AMBIENT, AMBIENT], [&[80], all], &["ingress"]),
+        ("the server alone: its clients may be", ["", AMBIENT, "", ""], [&[80], all], &["ingress"]),
+        ("a client that stays out", ["", AMBIENT, NONE, ""], [&[80], all], &[]),
+        ("a server that stays out", [AMBIENT, AMBIENT, "", NONE], [&[80], all], &[]),
+        ("the client alone", [AMBIENT, "", "", ""], [&[80], all], &[]),
+        ("to a sidecar", [AMBIENT, "", "", "security.istio.io/tlsMode=istio"], [&[80], all], &["ingress"]),
+        ("both ports admitted", [AMBIENT, AMBIENT, "", ""], [all, all], &[]),
+        ("the asked port denied", [AMBIENT, AMBIENT, "", ""], [&[15008], all], &[]),
+        ("egress", [AMBIENT, AMBIENT, "", ""], [all, &[80]], &["egress"]),
+        ("no mesh", ["", "", "", ""], [&[80], &[80]], &[]),
+    ];
+    for (why, [client_space, server_space, client, server], [ingress, egress], wanted) in rows {
+        let pod = |name, more| Pod { labels: labels(more), ..mk_pod(name) };
+        let rules = |admitted: &[u16]| {
+            vec![allow(vec![], admitted.iter().map(|number| port(Protocol::TCP, *number)).collect())]
+        };
+        let cluster = mk_cluster(
+            [pod("c/client", client), pod("s/server", server)],
+            [
+                mk_namespace("c", client_space),
+                mk_namespace("s", server_space),
+                mk_policy("s/in", everything()).ingress(rules(ingress)).done(),
+                mk_policy("c/out", everything()).egress(rules(egress)).done(),
+            ],
+        );
+        let told =
+            ask(&cluster, "c/client", "s/server", Asked::Traffic(tcp(80)), ExplainOutput::Json).expect("an answer");
+        let told: serde_json::Value = serde_json::from_str(&told).expect("JSON");
+        for side in ["ingress", "egress"] {
+            let hinted = told["answers"][0][side]["notes"].to_string().contains("15008");
+            assert_eq!(hinted, wanted.contains(&side), "{why}: {side} of {told:#}");
+        }
+    }
+}

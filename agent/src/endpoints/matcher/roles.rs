@@ -8,19 +8,26 @@ use super::super::links::{Link, LinkKind};
 use super::super::pods::{PodId, is_azure_veth_name};
 use super::super::report::Report;
 use super::claims::{Claim, is_candidate};
+use super::seconds::second_of;
 use super::{Evidence, Matched, Matcher, Role};
 
 impl Matcher {
     pub(super) fn decide_roles(&mut self, claims: &[Claim]) {
         let holders = self.holders();
         let claims: BTreeMap<u32, &Claim> = claims.iter().map(|claim| (claim.ifindex, claim)).collect();
+        let namespaces = self.namespaces();
         let mut roles = BTreeMap::new();
         let mut reports = Vec::new();
         for link in self.snapshot.links.values() {
+            let second = second_of(link, claims.get(&link.ifindex).copied(), &namespaces);
             let role = match (self.matched.get(&link.ifindex), claims.get(&link.ifindex)) {
                 (Some(matched), _) => {
                     self.report_disagreement(link, matched, &mut reports);
                     Role::Endpoint(matched.pod.clone())
+                }
+                (None, _) if let Some((of, pod)) = second => {
+                    reports.push(self.second_interface(link, *of, pod));
+                    Role::Second { of: *of }
                 }
                 (None, Some(claim)) => self.unmet(link, claim, &holders, &mut reports),
                 (None, None) if self.is_pending(link) => {
@@ -41,7 +48,8 @@ impl Matcher {
     /// Every port of a bridge that pods hang on is an exit, whatever list narrows the others: what comes up that bridge
     /// without a stamp is dropped, so what enters by a port that is no pod's must get one.
     fn take_ports(&self, roles: &mut BTreeMap<u32, Role>) {
-        let is_pod = |role: &Role| matches!(role, Role::Endpoint(_) | Role::Pending | Role::Closed { .. });
+        let is_pod =
+            |role: &Role| matches!(role, Role::Endpoint(_) | Role::Second { .. } | Role::Pending | Role::Closed { .. });
         let links = &self.snapshot.links;
         let above = |ifindex: &u32| links.get(ifindex).and_then(|link| link.master);
         let of_pods = roles.iter().filter(|(_, role)| is_pod(role)).filter_map(|(ifindex, _)| above(ifindex));
@@ -100,14 +108,20 @@ impl Matcher {
         }
     }
 
-    /// A veth into the namespace of a pod that has another: a network of its own, which the pod's policies do not know.
+    fn second_interface(&self, link: &Link, of: u32, pod: &PodId) -> Report {
+        let first = self.snapshot.links.get(&of).map(|first| first.name.clone()).unwrap_or_default();
+        Report::SecondInterface { ifindex: link.ifindex, name: link.name.clone(), pod: pod.clone(), first }
+    }
+
+    /// A veth into the namespace of a pod that has another, where that is a network of its own: the pod's policies do not
+    /// know it.
     fn leads_to_pod(&self, link: &Link, reports: &mut Vec<Report>) -> bool {
         let Some(netnsid) = link.netnsid.filter(|netnsid| *netnsid >= 0 && is_candidate(link)) else { return false };
         let same = |ifindex: &u32| self.snapshot.links.get(ifindex).is_some_and(|other| other.netnsid == Some(netnsid));
         let pod = self.matched.iter().find(|(ifindex, _)| same(ifindex));
         let Some((_, Matched { pod, .. })) = pod else { return false };
         let exit = is_exit(link, &self.snapshot, self.config.uplinks.as_ref());
-        reports.push(Report::SecondInterface { ifindex: link.ifindex, name: link.name.clone(), pod: pod.clone() });
+        reports.push(Report::SecondNetwork { ifindex: link.ifindex, name: link.name.clone(), pod: pod.clone() });
         exit
     }
 

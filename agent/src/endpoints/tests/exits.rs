@@ -54,6 +54,7 @@ fn a_list_of_uplinks_narrows_the_exits_but_never_the_pods() {
     let config = Config {
         pod_ranges: vec!["10.1.0.0/24".parse().unwrap()],
         uplinks: Some(["eth0".to_owned(), "eth1".to_owned()].into()),
+        second_networks: false,
     };
     matcher.configure(config);
     for (ifindex, role, why) in [
@@ -110,7 +111,7 @@ fn ports_of_a_bridge_with_pods_are_exits_whatever_the_list_of_uplinks() {
     host.snapshot.links.get_mut(&5).unwrap().master = Some(3);
     let mut matcher = matcher();
     let uplinks = Some(["eth0".to_owned()].into());
-    matcher.configure(Config { pod_ranges: vec!["10.1.0.0/24".parse().unwrap()], uplinks });
+    matcher.configure(Config { pod_ranges: vec!["10.1.0.0/24".parse().unwrap()], uplinks, second_networks: false });
     matcher.links(host.now());
     for (ifindex, role, why) in [
         (5, Role::Pending, "surely a pod's"),
@@ -126,23 +127,54 @@ fn ports_of_a_bridge_with_pods_are_exits_whatever_the_list_of_uplinks() {
 }
 
 #[test]
-fn a_second_veth_of_a_pod_is_an_exit_and_reported() {
+fn a_second_veth_of_a_pod_is_the_pods_or_a_network_of_its_own() {
+    let azure = azure_veth_name("default", "b");
+    let second = Role::Second { of: 5 };
+    // The name of veth 6, its inner addresses, the host's routes to it; its role where second veths are the pod's, and where
+    // they are networks.
+    let table: &[(&str, Addresses, Addresses, Role, Option<Role>, &str)] = &[
+        ("veth6", &["192.0.2.6"], &[], second.clone(), Some(Role::Exit), "an address of its own"),
+        ("veth6", &[], &[], second.clone(), Some(Role::Exit), "no address"),
+        ("veth6", &["10.1.0.5"], &[], second.clone(), None, "the pod's address"),
+        ("veth6", &["10.1.0.9"], &[], second.clone(), Some(endpoint("b")), "a neighbour's, which has no veth yet"),
+        ("veth6", &["10.1.0.77"], &[], second.clone(), Some(Role::Pending), "one of the node's range that nobody has"),
+        ("veth6", &[], &["10.1.0.5"], second, None, "the host's route to the pod"),
+        ("veth6", &[], &["10.1.0.9"], endpoint("b"), Some(endpoint("b")), "the host's route to a neighbour"),
+        (&azure, &[], &[], endpoint("b"), Some(endpoint("b")), "named for a neighbour"),
+    ];
+    for (name, inner, routes, as_pods, as_network, why) in table {
+        for (second_networks, expected) in [(false, Some(as_pods)), (true, as_network.as_ref())] {
+            let mut host = Host::default();
+            host.veth(5, "veth5", &["10.1.0.5"]).veth(6, name, inner).route(6, routes).veth(7, "veth7", &["192.0.2.7"]);
+            host.snapshot.links.get_mut(&6).unwrap().netnsid = Some(5);
+            let mut matcher = Matcher::new(Config { second_networks, ..config() });
+            matcher.pods([pod("a", &["10.1.0.5"]), pod("b", &["10.1.0.9"])]);
+            matcher.links(host.now());
+            let why = format!("{why}, networks {second_networks}");
+            expect(&matcher, 5, &endpoint("a"), &format!("{why}: its own"));
+            match expected {
+                Some(role) => expect(&matcher, 6, role, &why),
+                None => expect_closed(&matcher, 6, &why),
+            }
+            expect(&matcher, 7, &Role::Exit, &format!("{why}: into another namespace"));
+            let is_said = |report: &Report| {
+                matches!(report, Report::SecondInterface { ifindex: 6, .. } | Report::SecondNetwork { ifindex: 6, .. })
+            };
+            let is_second = matches!(expected, Some(Role::Second { .. } | Role::Exit));
+            assert_eq!(matcher.reports().iter().any(is_said), is_second, "{why}: {:?}", matcher.reports());
+        }
+    }
+}
+
+#[test]
+fn the_next_pods_veth_with_the_number_of_an_ended_ones_namespace_becomes_its_own() {
     let mut host = Host::default();
-    host.veth(5, "veth5", &["10.1.0.5"]).veth(6, "veth6", &["192.0.2.6"]).veth(7, "veth7", &["192.0.2.7"]);
+    host.veth(5, "veth5", &["10.1.0.5"]).veth(6, "veth6", &["10.1.0.9"]);
     host.snapshot.links.get_mut(&6).unwrap().netnsid = Some(5);
     let mut matcher = matcher();
-    matcher.pods([pod("a", &["10.1.0.5"])]);
+    matcher.pods([pod("a", &["10.1.0.5"]), pod("b", &["10.1.0.9"])]);
     matcher.links(host.now());
-    expect(&matcher, 5, &endpoint("a"), "its own");
-    expect(&matcher, 6, &Role::Exit, "into the same namespace");
-    expect(&matcher, 7, &Role::Exit, "into another");
-    let reported: Vec<u32> = matcher
-        .reports()
-        .iter()
-        .filter_map(|report| match report {
-            Report::SecondInterface { ifindex, pod, .. } if *pod == id("a") => Some(*ifindex),
-            _ => None,
-        })
-        .collect();
-    assert_eq!(reported, [6], "{:?}", matcher.reports());
+    expect(&matcher, 6, &Role::Second { of: 5 }, "for all that is known");
+    matcher.links(host.remove(5).now());
+    expect(&matcher, 6, &endpoint("b"), "once the veth before is gone");
 }

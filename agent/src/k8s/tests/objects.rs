@@ -4,7 +4,7 @@ use serde_json::{Value, json};
 
 use super::super::failure::Failure;
 use super::super::kind::Kind;
-use super::super::object::{Outcome, read, read_key};
+use super::super::object::{Marker, MarkerDetails, Outcome, read, read_key};
 use crate::convert;
 use crate::model::{Object, ObjectKey};
 
@@ -140,23 +140,29 @@ fn wrong_types_are_told_with_their_field() {
 
 #[test]
 fn answers_with_errors_are_understood() {
-    let other = |reason: &str, seconds: Option<u64>| Failure::Other {
+    let other = |reason: &str, code, seconds: Option<u64>| Failure::Other {
         reason: reason.into(),
+        code,
         retry_after: seconds.map(std::time::Duration::from_secs),
+    };
+    let failure = |code, reason: &str, message: &str, seconds: Option<u32>| {
+        let details = seconds.map(|retry_after_seconds| MarkerDetails { retry_after_seconds });
+        let (reason, message) = (reason.to_owned(), message.to_owned());
+        Failure::of_marker(Marker { code, reason, message, details, ..Marker::default() }, None)
     };
     let old = "sendInitialEvents: Forbidden: sendInitialEvents is forbidden for watch unless the WatchList feature gate is enabled";
     let rows = [
         (410, "Expired", "too old resource version: 1 (5)", None, Failure::Expired),
         (410, "Gone", "", None, Failure::Expired),
         (422, "Invalid", old, None, Failure::NoStreamingLists),
-        (429, "TooManyRequests", "slow down", Some(7), other("the API server answers 429: slow down", Some(7))),
-        (500, "InternalError", "", Some(0), other("the API server answers 500: InternalError", None)),
+        (429, "TooManyRequests", "slow down", Some(7), other("the API server answers 429: slow down", 429, Some(7))),
+        (500, "InternalError", "", Some(0), other("the API server answers 500: InternalError", 500, None)),
     ];
     for (code, reason, message, retry_after, expected) in rows {
-        assert_eq!(Failure::of_status(code, reason, message, retry_after), expected, "{code} {reason}");
+        assert_eq!(failure(code, reason, message, retry_after), expected, "{code} {reason}");
     }
     for code in [401, 403] {
-        let failure = Failure::of_status(code, "", "pods is forbidden", None);
+        let failure = failure(code, "", "pods is forbidden", None);
         assert!(matches!(&failure, Failure::Refused(said) if said.contains("pods is forbidden")), "{failure:?}");
     }
 }

@@ -110,3 +110,22 @@ fn messages_are_one_short_line() {
     let said = store.changes().1[0].to_string();
     assert!(said.len() < 1000 && !said.contains('\n'), "{} bytes", said.len());
 }
+
+#[test]
+fn a_warning_is_told_once_as_long_as_it_stands() {
+    let kind = Kind::NetworkPolicy;
+    let from = |cidr: &str| json!({"podSelector": {}, "ingress": [{"from": [{"ipBlock": {"cidr": cidr}}]}]});
+    let (odd, other, good) = (from("10.1.2.3/8"), from("10.1.2.4/8"), from("10.0.0.0/8"));
+    let mut store = Store::default();
+    let mut told = |spec: &Value| {
+        store.take(Told::Begin(kind));
+        store.take(Told::There(kind, vec![policy(spec)]));
+        store.take(Told::End(kind));
+        store.changes().1.len()
+    };
+    assert_eq!(told(&odd), 1, "news");
+    assert_eq!(told(&odd), 0, "the same by another list");
+    assert_eq!(told(&other), 1, "another warning");
+    assert_eq!(told(&good), 0, "none");
+    assert_eq!(told(&odd), 1, "again after it was put right");
+}
