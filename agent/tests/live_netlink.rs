@@ -111,7 +111,7 @@ impl Agent {
     async fn start(settings: Settings) -> Self {
         let snapshots = watch(settings).await.unwrap();
         let pod_ranges = vec!["10.1.0.0/24".parse().unwrap(), "fd00:1::/64".parse().unwrap()];
-        Self { snapshots, matcher: Matcher::new(Config { pod_ranges, uplinks: None }) }
+        Self { snapshots, matcher: Matcher::new(Config { pod_ranges, ..Config::default() }) }
     }
 
     /// Waits until a snapshot fulfils a condition, feeding every one to the matcher.
