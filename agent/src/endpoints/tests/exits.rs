@@ -145,7 +145,8 @@ fn a_second_veth_of_a_pod_is_the_pods_or_a_network_of_its_own() {
     for (name, inner, routes, as_pods, as_network, why) in table {
         for (second_networks, expected) in [(false, Some(as_pods)), (true, as_network.as_ref())] {
             let mut host = Host::default();
-            host.veth(5, "veth5", &["10.1.0.5"]).veth(6, name, inner).route(6, routes).veth(7, "veth7", &["192.0.2.7"]);
+            host.veth(5, "veth5", &["10.1.0.5"]).route(5, &["10.1.0.5"]);
+            host.veth(6, name, inner).route(6, routes).veth(7, "veth7", &["192.0.2.7"]);
             host.snapshot.links.get_mut(&6).unwrap().netnsid = Some(5);
             let mut matcher = Matcher::new(Config { second_networks, ..config() });
             matcher.pods([pod("a", &["10.1.0.5"]), pod("b", &["10.1.0.9"])]);
