@@ -123,7 +123,7 @@ impl Agent {
             command.env("RUST_LOG", "portcullis=debug");
         }
         if let Some(capabilities) = &self.capabilities {
-            crate::capabilities::confine(&mut command, capabilities);
+            crate::confine::confine(&mut command, capabilities);
         }
         self.process = Some(self.node.spawn(command).unwrap());
     }

@@ -17,6 +17,7 @@ mod attacks;
 mod audit;
 mod capabilities;
 mod cluster;
+mod confine;
 mod connections;
 mod counters;
 mod detours;

@@ -19,6 +19,8 @@ mod churn;
 #[path = "../live/cluster.rs"]
 #[expect(dead_code, reason = "likewise")]
 mod cluster;
+#[path = "../live/confine.rs"]
+mod confine;
 mod flood;
 mod footprint;
 #[path = "../live/manifests.rs"]

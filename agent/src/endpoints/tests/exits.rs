@@ -126,14 +126,15 @@ fn ports_of_a_bridge_with_pods_are_exits_whatever_the_list_of_uplinks() {
     expect(&matcher, 6, &Role::None, "the last pod is gone");
 }
 
+/// The name of a second veth, its inner addresses, the host's routes to it; its role where second veths are the pod's, and
+/// where they are networks; why.
+type SecondVeth<'a> = (&'a str, Addresses, Addresses, Role, Option<Role>, &'a str);
+
 #[test]
 fn a_second_veth_of_a_pod_is_the_pods_or_a_network_of_its_own() {
-    type Row<'a> = (&'a str, Addresses, Addresses, Role, Option<Role>, &'a str);
     let azure = azure_veth_name("default", "b");
     let second = Role::Second { of: 5 };
-    // The name of veth 6, its inner addresses, the host's routes to it; its role where second veths are the pod's, and where
-    // they are networks.
-    let table: &[Row<'_>] = &[
+    let table: &[SecondVeth] = &[
         ("veth6", &["192.0.2.6"], &[], second.clone(), Some(Role::Exit), "an address of its own"),
         ("veth6", &[], &[], second.clone(), Some(Role::Exit), "no address"),
         ("veth6", &["10.1.0.5"], &[], second.clone(), None, "the pod's address"),
