@@ -134,7 +134,7 @@ type SecondVeth<'a> = (&'a str, Addresses, Addresses, Role, Option<Role>, &'a st
 fn a_second_veth_of_a_pod_is_the_pods_or_a_network_of_its_own() {
     let azure = azure_veth_name("default", "b");
     let second = Role::Second { of: 5 };
-    let table: &[SecondVeth] = &[
+    let table: &[SecondVeth<'_>] = &[
         ("veth6", &["192.0.2.6"], &[], second.clone(), Some(Role::Exit), "an address of its own"),
         ("veth6", &[], &[], second.clone(), Some(Role::Exit), "no address"),
         ("veth6", &["10.1.0.5"], &[], second.clone(), None, "the pod's address"),
