@@ -100,7 +100,7 @@ fn uninstall(cluster: &LiveCluster, names: &[String]) {
     let run = |names: &[String]| {
         let mut command = cluster.bed.node(0).command(env!("CARGO_BIN_EXE_portcullis"));
         command.arg("uninstall").arg("--pin-dir").arg(agent.pin_dir());
-        confine(&mut command, names);
+        crate::confine::confine(&mut command, names);
         let output = command.output().unwrap();
         (output.status.success(), String::from_utf8_lossy(&output.stderr).into_owned())
     };
