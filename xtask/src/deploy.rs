@@ -64,6 +64,9 @@ fn root() -> PathBuf {
     workspace::root().join("deploy")
 }
 
+/// What adds the capability that Linux before 5.11 asks for: a component, and a variant of the chart.
+const EARLIER_KERNELS: &str = "kernels-before-5.11";
+
 /// What an object is about, and what is wrong with it.
 type Complaint = String;
 
@@ -77,7 +80,9 @@ fn check() -> Result<Outcome> {
         let name = folder.strip_prefix(root()).unwrap_or(folder).display().to_string();
         rendered.push((name, kustomize::objects(&tools, folder)?));
     }
-    rendered.push(("monitoring".to_owned(), kustomize::component(&tools, &root().join("monitoring"))?));
+    for component in ["monitoring", EARLIER_KERNELS] {
+        rendered.push((component.to_owned(), kustomize::component(&tools, &root().join(component))?));
+    }
     helm::lint(&tools, &mut complaints)?;
     for (name, arguments) in helm::VARIANTS {
         rendered.push((format!("helm ({name})"), helm::objects(&tools, arguments)?));

@@ -7,6 +7,7 @@ use crate::cluster::{LiveCluster, Plan};
 use crate::manifests::policy;
 
 const AGENT: &str = include_str!("../../../deploy/base/daemonset.yaml");
+const EARLIER_KERNELS: &str = include_str!("../../../deploy/kernels-before-5.11/kustomization.yaml");
 const UNINSTALL: &str = include_str!("../../../deploy/uninstall/daemonset.yaml");
 
 /// What a container adds to no capability at all.
@@ -30,13 +31,22 @@ enum Lack {
     Error(&'static str),
     /// It does without, and its log has this.
     Loss(&'static str),
-    /// It does without.
-    Nothing,
 }
 
 #[test]
 fn the_daemon_sets_capabilities_are_enough_and_what_lacks_is_told() {
-    let all = added(AGENT, "/spec/template/spec/containers/0");
+    let mut all = added(AGENT, "/spec/template/spec/containers/0");
+    let mut lacks = vec![
+        ("BPF", Lack::Error("missing CAP_BPF")),
+        ("PERFMON", Lack::Error("missing CAP_PERFMON")),
+        ("NET_ADMIN", Lack::Error("missing CAP_NET_ADMIN")),
+        ("NET_BROADCAST", Lack::Loss("addresses inside pods are polled: give the agent CAP_NET_BROADCAST")),
+    ];
+    if counts_locked_memory() {
+        assert!(EARLIER_KERNELS.contains("value: SYS_RESOURCE"), "{EARLIER_KERNELS}");
+        all.push("SYS_RESOURCE".to_owned());
+        lacks.push(("SYS_RESOURCE", Lack::Error("give the agent CAP_SYS_RESOURCE")));
+    }
     let mut cluster = LiveCluster::new(&Plan { agents: false, ..Plan::new(Shape::Routed, &[("x/a", 0), ("x/b", 0)]) });
     let asked = |cluster: &LiveCluster, port: u16| {
         let to = cluster.pod("x/b").v4().unwrap();
@@ -59,16 +69,7 @@ fn the_daemon_sets_capabilities_are_enough_and_what_lacks_is_told() {
     uninstall(&cluster, &added(UNINSTALL, "/spec/template/spec/initContainers/0"));
     assert!(asked(&cluster, 80).is_answer_of("x/b"), "uninstalled");
 
-    for (name, lack) in [
-        ("BPF", Lack::Error("missing CAP_BPF")),
-        ("PERFMON", Lack::Error("missing CAP_PERFMON")),
-        ("NET_ADMIN", Lack::Error("missing CAP_NET_ADMIN")),
-        ("NET_BROADCAST", Lack::Loss("addresses inside pods are polled: give the agent CAP_NET_BROADCAST")),
-        (
-            "SYS_RESOURCE",
-            if counts_locked_memory() { Lack::Error("give the agent CAP_SYS_RESOURCE") } else { Lack::Nothing },
-        ),
-    ] {
+    for (name, lack) in lacks {
         let fewer: Vec<String> = all.iter().filter(|other| *other != name).cloned().collect();
         assert_eq!(fewer.len() + 1, all.len(), "{name} is not what the DaemonSet adds");
         cluster.agents[0].confine(fewer);
@@ -82,7 +83,6 @@ fn the_daemon_sets_capabilities_are_enough_and_what_lacks_is_told() {
                 continue;
             }
             Lack::Loss(said) => said,
-            Lack::Nothing => "",
         };
         cluster.agents[0].start();
         assert_eq!(asked(&cluster, 80), Outcome::Timeout, "without {name}");

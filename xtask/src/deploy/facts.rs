@@ -3,8 +3,8 @@
 
 use serde_json::{Value, json};
 
-use super::Complaint;
 use super::objects::Object;
+use super::{Complaint, EARLIER_KERNELS};
 
 /// A field of the DaemonSet's pod, and what must stand there.
 fn of_every_pod() -> Vec<(&'static str, Value)> {
@@ -64,10 +64,10 @@ fn of_every_container() -> Vec<(&'static str, Value)> {
 
 /// A field of the agent's container. `agent/tests/live/capabilities.rs` shows that the capabilities are enough, and what each
 /// is for.
-fn of_the_agent(later_kernels: bool) -> Vec<(&'static str, Value)> {
+fn of_the_agent(earlier_kernels: bool) -> Vec<(&'static str, Value)> {
     let capabilities = ["BPF", "NET_ADMIN", "NET_BROADCAST", "PERFMON", "SYS_RESOURCE"];
     // Only Linux before 5.11 asks for the last.
-    let count = if later_kernels { 4 } else { 5 };
+    let count = if earlier_kernels { 5 } else { 4 };
     let port = "/ports/0/containerPort";
     vec![
         ("/args", json!(["run"])),
@@ -147,8 +147,7 @@ fn expect(
 fn daemon_set(rendering: &str, object: &Object, complaints: &mut Vec<Complaint>) {
     let uninstall = rendering == "uninstall";
     // Overlays of AKS, and the values for it.
-    let later_kernels =
-        ["azure-cni", "kubenet", "monitoring", "later kernels"].iter().any(|name| rendering.contains(name));
+    let earlier_kernels = rendering.contains(EARLIER_KERNELS);
     let unavailable = match rendering {
         "uninstall" => json!("100%"),
         "helm (everything)" => json!("10%"),
@@ -171,7 +170,7 @@ fn daemon_set(rendering: &str, object: &Object, complaints: &mut Vec<Complaint>)
         let place = format!("container {}", container["name"]);
         expect(object, &place, container, &of_every_container(), complaints);
         if container["name"] == "agent" && !uninstall {
-            expect(object, &place, container, &of_the_agent(later_kernels), complaints);
+            expect(object, &place, container, &of_the_agent(earlier_kernels), complaints);
             continue;
         }
         let capabilities = [("/securityContext/capabilities/add", json!(["BPF", "NET_ADMIN"]))];

@@ -7,7 +7,7 @@ use anyhow::{Context, Result, bail};
 
 use super::objects::{self, Object};
 use super::tools::Tools;
-use super::{Complaint, root};
+use super::{Complaint, EARLIER_KERNELS, root};
 use crate::process;
 
 /// Sets of values that are rendered, by a name.
@@ -33,7 +33,7 @@ pub(super) const VARIANTS: [(&str, &[&str]); 4] = [
             "--set-json=uninstall.tolerations=[{\"key\":\"dedicated\",\"operator\":\"Exists\"}]",
         ],
     ),
-    ("later kernels", &["--set=kernelsBefore511=false"]),
+    (EARLIER_KERNELS, &["--set=kernelsBefore511=true"]),
     ("nothing", &["--set=nodeGuard.enabled=false", "--set=uninstall.enabled=false"]),
 ];
 

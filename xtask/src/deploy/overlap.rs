@@ -7,19 +7,12 @@ use serde_json::Value;
 
 use super::objects::{Key, Object};
 use super::tools::Tools;
-use super::{Complaint, helm, kustomize, root};
+use super::{Complaint, EARLIER_KERNELS, helm, kustomize, root};
 
 /// The kustomization, and the values by which the chart is to say the same.
 const PAIRS: [(&str, &[&str]); 2] = [
     ("overlays/local", &["--set=image.tag=dev"]),
-    (
-        "overlays/azure-cni",
-        &[
-            "--set=image.tag=0.1.0",
-            "--set=kernelsBefore511=false",
-            "--set-json=settings={\"service-cidr\":[\"10.0.0.0/16\"]}",
-        ],
-    ),
+    ("overlays/azure-cni", &["--set=image.tag=0.1.0", "--set-json=settings={\"service-cidr\":[\"10.0.0.0/16\"]}"]),
 ];
 
 /// The chart's objects of deploy/monitoring.
@@ -44,6 +37,9 @@ pub(super) fn check(tools: &Tools, complaints: &mut Vec<Complaint>) -> Result<()
     let by_kustomize = kustomize::component(tools, &root().join("monitoring"))?;
     let values = [PAIRS[1].1, &MONITORED].concat();
     differences("monitoring", &by_kustomize, &helm::objects(tools, &values)?, complaints);
+    let by_kustomize = kustomize::component(tools, &root().join(EARLIER_KERNELS))?;
+    let values = [PAIRS[1].1, &["--set=kernelsBefore511=true"]].concat();
+    differences(EARLIER_KERNELS, &by_kustomize, &helm::objects(tools, &values)?, complaints);
     Ok(())
 }
 
