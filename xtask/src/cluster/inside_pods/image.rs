@@ -50,7 +50,8 @@ pub(in super::super) fn write(folder: &Path) -> Result<PathBuf> {
 
 /// iptables loads what knows a match or target by its name.
 fn extensions() -> Vec<PathBuf> {
-    const NAMES: [&str; 3] = ["libxt_REDIRECT.so", "libxt_owner.so", "libxt_tcp.so"];
+    // The targets that are no extension (RETURN) come from one as well.
+    const NAMES: [&str; 4] = ["libxt_REDIRECT.so", "libxt_owner.so", "libxt_standard.so", "libxt_tcp.so"];
     let folders = fs::read_dir("/usr/lib").into_iter().flatten().flatten().map(|entry| entry.path().join("xtables"));
     folders.flat_map(|folder| NAMES.map(|name| folder.join(name))).filter(|path| path.exists()).collect()
 }
