@@ -34,7 +34,7 @@ fn all() -> Vec<Stage> {
         stage("doc", 2, doc),
         stage("test", 9, test),
         stage("fuzz", 4, fuzz::stage),
-        stage("live", 24, live::run),
+        stage("live", 26, live::run),
         stage("cluster", 14, cluster::stage),
         stage("kernels", 14, kernels::run),
     ]
